@@ -1,0 +1,58 @@
+"""DiNAT and NAT models from PyTorch to verified ONNX files.
+
+The functions behind the commands, under the same names (``models`` is :func:`list_models`):
+:func:`export`, :func:`verify`, :func:`infer`, :func:`inspect`, :func:`doctor`. They are imported
+when first used, so that importing the package is fast and needs none of its dependencies.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dinat_deploy.errors import DinatDeployError as DinatDeployError
+    from dinat_deploy.parity import Tolerance as Tolerance
+    from dinat_deploy.pipeline.diagnosing import doctor as doctor
+    from dinat_deploy.pipeline.exporting import export as export
+    from dinat_deploy.pipeline.inferring import infer as infer
+    from dinat_deploy.pipeline.inspecting import inspect as inspect
+    from dinat_deploy.pipeline.listing import list_models as list_models
+    from dinat_deploy.pipeline.sources import ModelRequest as ModelRequest
+    from dinat_deploy.pipeline.verifying import verify as verify
+
+_PUBLIC = {
+    "DinatDeployError": "dinat_deploy.errors",
+    "ModelRequest": "dinat_deploy.pipeline.sources",
+    "Tolerance": "dinat_deploy.parity",
+    "doctor": "dinat_deploy.pipeline.diagnosing",
+    "export": "dinat_deploy.pipeline.exporting",
+    "infer": "dinat_deploy.pipeline.inferring",
+    "inspect": "dinat_deploy.pipeline.inspecting",
+    "list_models": "dinat_deploy.pipeline.listing",
+    "verify": "dinat_deploy.pipeline.verifying",
+}
+
+__all__ = [
+    "DinatDeployError",
+    "ModelRequest",
+    "Tolerance",
+    "doctor",
+    "export",
+    "infer",
+    "inspect",
+    "list_models",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

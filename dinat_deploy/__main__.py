@@ -1,0 +1,3 @@
+from dinat_deploy.cli import main
+
+main()

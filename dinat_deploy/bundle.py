@@ -1,0 +1,225 @@
+"""The bundle: a directory with an exported model and all that is needed to use and check it.
+
+    model.onnx       the model (with model.onnx.data beside it over 2 GB)
+    model.json       this manifest: architecture, weights, preprocessing, labels, versions
+    reference.npz    inputs and PyTorch's outputs for them, for targets without PyTorch
+
+Reading a bundle needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dinat_deploy.errors import BundleError
+from dinat_deploy.files import sha256
+from dinat_deploy.models.config import ModelConfig, describe
+from dinat_deploy.models.preprocessing import Preprocessing
+
+MODEL = "model.onnx"
+EXTERNAL_DATA = "model.onnx.data"
+MANIFEST = "model.json"
+REFERENCE = "reference.npz"
+FORMAT_VERSION = 1
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Weights(_Record):
+    """Where the weights came from; the digest is over names, shapes and values."""
+
+    source: Literal["seeded", "checkpoint", "pretrained", "module"]
+    origin: str
+    sha256: str
+    seed: int | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+class TensorSpec(_Record):
+    """An input or output; dimensions that are names are dynamic."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class GraphInfo(_Record):
+    """The ONNX file. ``size_range`` bounds dynamic heights and widths in pixels."""
+
+    sha256: str
+    opset: int
+    ir_version: int
+    body: bool
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    size_range: tuple[int, int] | None = None
+    op_nodes: int
+
+
+class Verification(_Record):
+    """The comparison with PyTorch made at export: worst case over all inputs and outputs."""
+
+    passed: bool
+    cases: int
+    max_abs_error: float
+    max_reference: float
+    atol: float
+    rtol: float
+    runtime: str
+
+
+class Manifest(_Record):
+    """Content of ``model.json``."""
+
+    format_version: Literal[1] = 1
+    name: str
+    config: ModelConfig
+    weights: Weights
+    preprocessing: Preprocessing
+    labels: list[str] | None = None
+    graph: GraphInfo
+    taps: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    verification: Verification | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs and what PyTorch made of them, by tensor name."""
+
+    name: str
+    inputs: dict[str, FloatArray]
+    outputs: dict[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest has been read."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / MODEL
+
+    def check_model(self) -> None:
+        """Raise :class:`BundleError` if the ONNX file is missing or not the exported one."""
+        if not self.model_path.is_file():
+            raise BundleError(f"{self.path} has no {MODEL}.", "Export the model again.")
+        actual = model_digest(self.path)
+        if actual != self.manifest.graph.sha256:
+            raise BundleError(
+                f"{self.model_path} has SHA-256 {actual[:12]}..., and {MANIFEST} was written for "
+                f"{self.manifest.graph.sha256[:12]}....",
+                "Export the model again; a bundle's file must not be edited.",
+            )
+
+    def reference(self) -> list[Case]:
+        """The recorded cases.
+
+        Raises:
+            BundleError: the file is missing, damaged, or does not have the model's inputs.
+        """
+        path = self.path / REFERENCE
+        graph = self.manifest.graph
+        expected = {spec.name for spec in graph.inputs}, {spec.name for spec in graph.outputs}
+        cases = read_cases(path)
+        for case in cases:
+            if (set(case.inputs), set(case.outputs)) != expected:
+                raise BundleError(
+                    f"{path}: case {case.name} has tensors {sorted({*case.inputs, *case.outputs})},"
+                    f" the model has {sorted(expected[0] | expected[1])}.",
+                    "Export the model again.",
+                )
+        return cases
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a directory was written by ``export``."""
+    try:
+        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and "format_version" in data
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Read a bundle's manifest.
+
+    Raises:
+        BundleError: it is no bundle, of a newer format, or its manifest is invalid.
+    """
+    path = Path(path)
+    manifest = path / MANIFEST
+    if not path.exists():
+        raise BundleError(f"There is no bundle {path}.", "Make one with `dinat-deploy export`.")
+    try:
+        data = json.loads(manifest.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(
+            f"{path} is not a bundle: it has no {MANIFEST}.",
+            "Pass a directory written by `dinat-deploy export`.",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{manifest} is not readable JSON: {error}.", "Export again.") from None
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleError(
+            f"{manifest} has format {version}; this dinat-deploy reads up to {FORMAT_VERSION}.",
+            "Upgrade dinat-deploy.",
+        )
+    try:
+        return Bundle(path, Manifest.model_validate(data))
+    except ValidationError as error:
+        raise BundleError(describe(error, f"{manifest} is not valid"), "Export again.") from None
+
+
+def model_digest(directory: Path) -> str:
+    """SHA-256 of the ONNX file (its external data is covered by the weights' digest)."""
+    return sha256(directory / MODEL)
+
+
+def write_cases(path: Path, cases: Sequence[Case]) -> None:
+    """Record cases as ``<case>/in/<tensor>`` and ``<case>/out/<tensor>`` arrays."""
+    arrays: dict[str, FloatArray] = {}
+    for case in cases:
+        arrays |= {f"{case.name}/in/{name}": array for name, array in case.inputs.items()}
+        arrays |= {f"{case.name}/out/{name}": array for name, array in case.outputs.items()}
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def read_cases(path: Path) -> list[Case]:
+    """Cases written by :func:`write_cases`; raises BundleError if the file is damaged."""
+    cases: dict[str, Case] = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for key in archive.files:
+                case, _, rest = key.partition("/")
+                side, _, tensor = rest.partition("/")
+                entry = cases.setdefault(case, Case(case, {}, {}))
+                held = {"in": entry.inputs, "out": entry.outputs}
+                held[side][tensor] = archive[key]
+    except FileNotFoundError:
+        raise BundleError(f"There is no {path}.", "Export the model again.") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise BundleError(f"{path} is damaged: {error}.", "Export the model again.") from None
+    if not cases:
+        raise BundleError(f"{path} holds no cases.", "Export the model again.")
+    return list(cases.values())

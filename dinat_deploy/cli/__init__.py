@@ -1,0 +1,38 @@
+"""The command line: parse, call one function of the pipeline, show what it returns.
+
+Command modules import only click at their top; what a command needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import click
+
+from dinat_deploy import __version__
+from dinat_deploy.cli.console import run
+from dinat_deploy.cli.doctor import doctor
+from dinat_deploy.cli.export import export
+from dinat_deploy.cli.infer import infer
+from dinat_deploy.cli.inspect import inspect
+from dinat_deploy.cli.models import models
+from dinat_deploy.cli.verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="dinat-deploy")
+def cli() -> None:
+    """Take DiNAT and NAT models from PyTorch to verified ONNX files.
+
+    \b
+    dinat-deploy models                         what there is
+    dinat-deploy export -m dinat_mini           a verified bundle in out/dinat_mini
+    dinat-deploy verify out/dinat_mini          compare it with PyTorch again
+    """
+
+
+for command in (models, export, verify, infer, inspect, doctor):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of ``dinat-deploy``."""
+    run(cli)

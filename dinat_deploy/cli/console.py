@@ -1,0 +1,179 @@
+"""What all commands share: progress on stderr, JSON on stdout, errors without a traceback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from dinat_deploy.errors import DinatDeployError
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+_JSON_KEY = "dinat_deploy.json"
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``; the command learns of it as ``as_json``."""
+
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> bool:
+        context.find_root().meta[_JSON_KEY] = value
+        return value
+
+    return click.option(
+        "--json", "as_json", is_flag=True, callback=remember, help="Print JSON for machines."
+    )(function)
+
+
+def print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def run(command: click.Command) -> NoReturn:
+    """Run a command line; print known errors as cause and cure, and exit with a status.
+
+    0: done. 1: done, and the answer is no (a failed comparison). 2: a mistake in the input or the
+    environment. 130: interrupted.
+    """
+    # A polite kill cleans up like Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
+    meta: dict[str, Any] = {}
+    try:
+        with command.make_context("dinat-deploy", sys.argv[1:]) as context:
+            meta = context.meta
+            status = command.invoke(context)
+            sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted; nothing was written.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except DinatDeployError as error:
+        if meta.get(_JSON_KEY):
+            print_json({"error": {"cause": error.cause, "cure": error.cure}})
+        click.echo(f"Error: {error.cause}", err=True)
+        if error.cure:
+            click.echo(f"       {error.cure}", err=True)
+        sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; it knows
+        sys.exit(EXIT_USER_ERROR)
+
+
+def _raise_interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class PlainProgress:
+    """A line per finished stage on stderr, for logs."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        click.echo(f"{name} ... {time.monotonic() - started:.1f} s", err=True)
+
+    def track(self, items: Sequence[T], name: str) -> Iterable[T]:
+        with self.stage(f"{name} {len(items)}"):
+            yield from items
+
+    def note(self, text: str) -> None:
+        click.echo(f"Note: {text}", err=True)
+
+
+class BarProgress:
+    """A progress bar over all stages on a terminal's stderr.
+
+    Args:
+        stages: how many there will be.
+    """
+
+    def __init__(self, stages: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<42}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            Elapsed(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=stages)
+
+    def start(self) -> None:
+        self._bar.start()
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self._bar.update(self._task, description=name)
+        yield
+        self._bar.advance(self._task)
+
+    def track(self, items: Sequence[T], name: str) -> Iterable[T]:
+        with self.stage(name):
+            task = self._bar.add_task(name, total=len(items))
+            for item in items:
+                yield item
+                self._bar.advance(task)
+            self._bar.remove_task(task)
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(f"Note: {text}", style="yellow", markup=False, highlight=False)
+
+
+@contextmanager
+def progress(stages: int) -> Iterator[BarProgress | PlainProgress]:
+    """Progress on stderr: a bar on a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    bar = BarProgress(stages)
+    bar.start()
+    try:
+        yield bar
+    finally:
+        bar.stop()
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout; columns whose name ends in ``>`` are aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        right = column.endswith(">")
+        table.add_column(column.rstrip(">"), justify="right" if right else "left", no_wrap=right)
+    for row in rows:
+        table.add_row(*(_literal(cell) for cell in row))
+    # Not a terminal: wide enough for any row, so that piped tables are not cut.
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False).print(table)
+
+
+def _literal(cell: str) -> str:
+    from rich.markup import escape
+
+    return escape(cell)

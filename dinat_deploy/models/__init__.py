@@ -1,0 +1,1 @@
+"""Model configurations, definitions, checkpoints and preprocessing."""

@@ -1,0 +1,81 @@
+"""Parameters and multiply-accumulates of a model, counted from its configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dinat_deploy.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass of one image takes.
+
+    ``macs`` are multiply-accumulates (the papers' "FLOPs") of convolutions, Linears and the two
+    attention products; ``attention_macs`` is the share of the attention products.
+    """
+
+    parameters: int
+    macs: int
+    attention_macs: int
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Learnable parameters of the model."""
+    dim = config.embed_dim
+    table = (2 * config.kernel_size - 1) ** 2
+    channels = config.in_channels
+    if config.architecture == "dinat":
+        total = 9 * channels * (dim // 2) + dim // 2 + 9 * (dim // 2) * dim + dim
+    else:
+        patch = 16 if config.architecture == "isotropic" else 4
+        total = patch * patch * channels * dim + dim
+    total += 2 * dim
+    for layer in config.layers():
+        width, hidden = layer.dim, config.hidden_dim(layer.level)
+        total += 4 * width  # two LayerNorms
+        total += 3 * width * (width + 1) + width * (width + 1) + layer.heads * table
+        total += hidden * (width + 1) + width * (hidden + 1)
+        total += 2 * width if config.layer_scale is not None else 0
+    for level in range(len(config.depths) - 1):
+        width = config.dim(level)
+        if config.architecture == "dinat":
+            total += 9 * width * 2 * width + 2 * 2 * width
+        else:
+            total += 2 * 4 * width + 4 * width * 2 * width
+    if config.is_backbone:
+        return total + sum(2 * config.dim(level) for level in config.out_levels)
+    last = config.dim(len(config.depths) - 1)
+    return total + 2 * last + (config.num_classes * (last + 1) if config.num_classes else 0)
+
+
+def cost(config: ModelConfig, image_size: tuple[int, int] | None = None) -> Cost:
+    """Count a forward pass of one image of ``image_size`` (height, width) pixels.
+
+    Attention on a map smaller than its window runs on the zero-padded map and is counted so.
+    """
+    height, width = image_size or config.image_size
+    sizes = config.feature_sizes((height, width))
+    rows, columns = sizes[0]
+    dim, channels = config.embed_dim, config.in_channels
+    if config.architecture == "dinat":
+        half = -(-height // 2) * -(-width // 2)
+        macs = half * 9 * channels * (dim // 2) + rows * columns * 9 * (dim // 2) * dim
+    else:
+        patch = 16 if config.architecture == "isotropic" else 4
+        macs = rows * columns * patch * patch * channels * dim
+
+    attention = 0
+    for layer in config.layers():
+        rows, columns = sizes[layer.level]
+        span = config.kernel_size * layer.dilation
+        tokens, padded = rows * columns, max(rows, span) * max(columns, span)
+        attention += 2 * padded * config.kernel_size**2 * layer.dim
+        macs += padded * 3 * layer.dim**2 + tokens * layer.dim**2
+        macs += 2 * tokens * layer.dim * config.hidden_dim(layer.level)
+    for level in range(len(config.depths) - 1):
+        taps = 9 if config.architecture == "dinat" else 4
+        macs += sizes[level + 1][0] * sizes[level + 1][1] * taps * 2 * config.dim(level) ** 2
+    if not config.is_backbone:
+        macs += config.num_classes * config.dim(len(config.depths) - 1)
+    return Cost(parameter_count(config), macs + attention, attention)

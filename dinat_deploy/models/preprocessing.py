@@ -1,0 +1,127 @@
+"""From a picture to the model's input: data that travels with the model, and its application."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field
+
+from dinat_deploy.errors import ImageError
+
+FloatArray = npt.NDArray[np.float32]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Preprocessing(BaseModel):
+    """Resize, centre crop, scale to 0..1, normalise.
+
+    Attributes:
+        resize_mode: ``cover`` keeps the aspect ratio and makes the picture just cover ``resize``;
+            ``stretch`` resizes to exactly that.
+        resize, crop: (height, width) in pixels; the crop is the model's input size.
+        interpolation: how pixels are resampled (antialiased, as Pillow does).
+        mean, std: per channel, in units of the 0..1 pixel range, RGB order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resize_mode: Literal["cover", "stretch"] = "cover"
+    resize: tuple[int, int]
+    crop: tuple[int, int]
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, ...] = Field(default=IMAGENET_MEAN, min_length=1)
+    std: tuple[float, ...] = Field(default=IMAGENET_STD, min_length=1)
+
+    @classmethod
+    def for_evaluation(cls, image_size: tuple[int, int], crop_fraction: float) -> Preprocessing:
+        """The evaluation of the published models: the crop is a fraction of the resized side."""
+        height, width = image_size
+        resize = math.floor(height / crop_fraction), math.floor(width / crop_fraction)
+        return cls(resize=resize, crop=image_size)
+
+    def with_crop(self, crop: tuple[int, int]) -> Preprocessing:
+        """The same for another input size; what surrounds the crop grows in proportion."""
+        if crop == self.crop:
+            return self
+        resize = tuple(
+            max(new, round(side * new / old))
+            for side, new, old in zip(self.resize, crop, self.crop, strict=True)
+        )
+        return self.model_copy(update={"crop": crop, "resize": resize})
+
+    def __call__(self, image: Image.Image) -> FloatArray:
+        """An RGB (or, for one channel, grey) picture as normalised float32 ``[C, H, W]``."""
+        image = image.convert("L" if len(self.mean) == 1 else "RGB")
+        image = image.resize(self._resized(image.size), _FILTERS[self.interpolation])
+        height, width = self.crop
+        left = round((image.width - width) / 2.0)
+        top = round((image.height - height) / 2.0)
+        image = image.crop((left, top, left + width, top + height))
+        pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+        pixels = pixels.reshape(height, width, len(self.mean))
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        normalised = (pixels - mean) / std
+        return np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32)
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) after resizing a picture of ``size`` (width, height)."""
+        height, width = self.resize
+        if self.resize_mode == "stretch":
+            return width, height
+        # The side that is short in proportion gets its extent exactly, the other is cut down.
+        if size[0] * height >= size[1] * width:
+            return int(height * size[0] / size[1]), height
+        return width, int(width * size[1] / size[0])
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read a picture file, upright as its camera says.
+
+    Raises:
+        ImageError: there is no such file, or it holds no picture.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise ImageError(f"There is no file {path}.", "Check the path.") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path} is a directory.", "Name picture files.") from None
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{path} is not a picture that Pillow can read.",
+            "Pass a JPEG, PNG, WebP, BMP or TIFF file.",
+        ) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path} cannot be decoded: {error}.", "Repair or replace it.") from None
+    return _to_eight_bits(upright)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey pictures would be clipped, not scaled, by a conversion to RGB."""
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image, dtype=np.float64) / 257.0
+    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
+
+def load_batch(paths: Sequence[str | Path], preprocessing: Preprocessing) -> FloatArray:
+    """Read and preprocess pictures: float32 ``[len(paths), C, H, W]``."""
+    return np.stack([preprocessing(open_image(path)) for path in paths])

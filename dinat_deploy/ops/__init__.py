@@ -1,0 +1,1 @@
+"""The neighborhood attention operator: its definition and its PyTorch implementation."""

@@ -1,0 +1,141 @@
+"""How far one run of a model is from another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dinat_deploy.errors import DinatDeployError
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest allowed error of a tensor: ``atol + rtol * max(abs(reference))``.
+
+    The relative part is taken of the tensor's largest value, not of each element: next to a zero
+    of the reference every relative error is large and means nothing.
+    """
+
+    atol: float = 1e-4
+    rtol: float = 1e-4
+
+    def limit(self, reference: FloatArray) -> float:
+        largest = float(np.abs(reference).max()) if reference.size else 0.0
+        return self.atol + self.rtol * largest
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of one tensor against its reference.
+
+    Attributes:
+        max_abs, mean_abs, p99_abs: of the absolute error.
+        relative: largest absolute error over largest reference value.
+        cosine: of the angle between the two tensors as vectors.
+        sqnr_db: signal to error ratio in dB; infinite if equal.
+        argmax_agreement: share of rows with the same largest class; None if the tensor is not
+            ``[batch, classes]``.
+        max_reference: largest absolute reference value.
+        limit: what ``max_abs`` may be.
+        passed: whether all values are finite and within the limit.
+    """
+
+    max_abs: float
+    mean_abs: float
+    p99_abs: float
+    relative: float
+    cosine: float
+    sqnr_db: float
+    argmax_agreement: float | None
+    max_reference: float
+    limit: float
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, which has no infinities: they become None."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+def compare(reference: FloatArray, candidate: FloatArray, tolerance: Tolerance) -> Errors:
+    """Measure a tensor against its reference, in float64.
+
+    Raises:
+        DinatDeployError: the shapes differ.
+    """
+    if reference.shape != candidate.shape:
+        raise DinatDeployError(
+            f"The shapes differ: {list(reference.shape)} expected, {list(candidate.shape)} found."
+        )
+    expected = reference.astype(np.float64)
+    error = np.abs(candidate.astype(np.float64) - expected)
+    largest = float(np.abs(expected).max()) if expected.size else 0.0
+    max_abs = float(error.max()) if error.size else 0.0
+    limit = tolerance.limit(reference)
+    return Errors(
+        max_abs=max_abs,
+        mean_abs=float(error.mean()) if error.size else 0.0,
+        p99_abs=float(np.quantile(error, 0.99)) if error.size else 0.0,
+        relative=max_abs / largest if largest else (0.0 if max_abs == 0 else math.inf),
+        cosine=_cosine(expected, candidate.astype(np.float64)),
+        sqnr_db=_sqnr_db(expected, error),
+        argmax_agreement=_argmax_agreement(reference, candidate),
+        max_reference=largest,
+        limit=limit,
+        # Comparisons with NaN are false, so a non-finite error fails.
+        passed=bool(max_abs <= limit) and bool(np.isfinite(candidate).all()),
+    )
+
+
+def _cosine(expected: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> float:
+    norms = float(np.linalg.norm(expected) * np.linalg.norm(found))
+    if norms == 0:
+        return 1.0 if np.array_equal(expected, found) else 0.0
+    return float(np.dot(expected.ravel(), found.ravel())) / norms
+
+
+def _sqnr_db(expected: npt.NDArray[np.float64], error: npt.NDArray[np.float64]) -> float:
+    noise = float(np.square(error).sum())
+    signal = float(np.square(expected).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def _argmax_agreement(reference: FloatArray, candidate: FloatArray) -> float | None:
+    if reference.ndim != 2 or reference.size == 0:
+        return None
+    return float(np.mean(reference.argmax(1) == candidate.argmax(1)))
+
+
+def compare_all(
+    reference: Mapping[str, FloatArray],
+    candidate: Mapping[str, FloatArray],
+    names: Sequence[str],
+    tolerance: Tolerance,
+) -> dict[str, Errors]:
+    """Measure several tensors by name.
+
+    Raises:
+        DinatDeployError: the candidate lacks one, or a shape differs.
+    """
+    results = {}
+    for name in names:
+        if name not in candidate:
+            raise DinatDeployError(
+                f"The compared model has no tensor {name!r}.", f"It has {', '.join(candidate)}."
+            )
+        try:
+            results[name] = compare(reference[name], candidate[name], tolerance)
+        except DinatDeployError as error:
+            raise DinatDeployError(f"Tensor {name!r}: {error.cause}") from None
+    return results

@@ -1,0 +1,91 @@
+"""``doctor``: what is installed, what is missing, and what that means."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from dinat_deploy import __version__
+
+
+@dataclass(frozen=True)
+class Check:
+    """One piece of the environment.
+
+    Attributes:
+        found: its version, or None if it is missing.
+        enables: what it is good for here.
+        install: the command that brings it; empty if there is none.
+        required: whether export cannot do without.
+    """
+
+    name: str
+    found: str | None
+    enables: str
+    install: str
+    required: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# (distribution names, what it enables, how to install it, whether export needs it)
+_PACKAGES: tuple[tuple[tuple[str, ...], str, str, bool], ...] = (
+    (("torch",), "export; verify against PyTorch", "pip install torch", True),
+    (("onnx",), "export; inspect; verify --layers", "pip install onnx", True),
+    (("onnxscript",), "export", "pip install onnxscript", True),
+    (("onnxruntime", "onnxruntime-gpu"), "verify; infer", "pip install onnxruntime", True),
+    (("safetensors",), "safetensors checkpoints", "pip install safetensors", True),
+    (("huggingface_hub",), "export --pretrained", "pip install huggingface_hub", False),
+    (
+        ("tensorrt", "tensorrt_cu12", "tensorrt_cu13"),
+        "building a TensorRT engine from model.onnx",
+        "pip install tensorrt",
+        False,
+    ),
+    (
+        ("tensorrt_rtx", "tensorrt_rtx_cu13"),
+        "building a TensorRT-RTX engine from model.onnx, also without a GPU",
+        "pip install tensorrt-rtx",
+        False,
+    ),
+)
+
+
+def doctor() -> list[Check]:
+    """Look at this machine. Nothing heavy is imported."""
+    checks = [
+        Check("dinat-deploy", __version__, "this tool", "", True),
+        Check("python", platform.python_version(), sys.executable, "", True),
+    ]
+    for names, enables, install, required in _PACKAGES:
+        checks.append(Check(names[0], _version(names), enables, install, required))
+    checks.append(Check("NVIDIA GPU", _gpu(), "running TensorRT engines", "", False))
+    return checks
+
+
+def _version(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _gpu() -> str | None:
+    """Name and driver of the first GPU, as the driver's own tool says."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(answer.stdout.strip().splitlines()), None)

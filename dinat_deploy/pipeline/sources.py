@@ -1,0 +1,253 @@
+"""Which model to export: architecture, weights, preprocessing and labels from what a user names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dinat_deploy.errors import CheckpointError, ConfigError
+from dinat_deploy.models import hub
+from dinat_deploy.models.checkpoints import Checkpoint, read_checkpoint
+from dinat_deploy.models.config import Dilations, ModelConfig
+from dinat_deploy.models.fitting import fit
+from dinat_deploy.models.labels import default_labels
+from dinat_deploy.models.model import DinatModel
+from dinat_deploy.models.model_card import ModelCard
+from dinat_deploy.models.preprocessing import Preprocessing
+from dinat_deploy.models.weights import model_from_state, seeded_model
+from dinat_deploy.models.zoo import (
+    SCHEDULES,
+    Variant,
+    canonical_name,
+    get_variant,
+    parse_dilations,
+    with_schedule,
+)
+
+Task = Literal["classification", "backbone"]
+_DEFAULT_CROP_FRACTION = 0.875
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """What a user asks for; None leaves a setting to the variant or the checkpoint.
+
+    Attributes:
+        model: name of a variant.
+        checkpoint: file or directory with weights.
+        config: JSON file with a model configuration or model card.
+        pretrained: download the published weights.
+        task: ``classification``, or ``backbone`` for normalised features of every level.
+        dilations: a schedule's name, ``1,8,1/1,4,...``, or the values.
+        kernel_size, depths, num_heads, num_classes, image_size: replace the variant's.
+        resize_rpb: resize positional bias tables of another kernel size.
+        ema: prefer the exponential moving average in training checkpoints.
+        labels: file with one class name per line.
+        seed: of the made-up weights when there is no checkpoint.
+    """
+
+    model: str | None = None
+    checkpoint: str | Path | None = None
+    config: str | Path | None = None
+    pretrained: bool = False
+    task: Task = "classification"
+    dilations: str | Dilations | None = None
+    kernel_size: int | None = None
+    depths: tuple[int, ...] | None = None
+    num_heads: tuple[int, ...] | None = None
+    num_classes: int | None = None
+    image_size: tuple[int, int] | None = None
+    resize_rpb: bool = False
+    ema: bool = True
+    labels: str | Path | None = None
+    seed: int = 0
+
+
+@dataclass
+class ModelSource:
+    """A model ready for export and all that is known about it."""
+
+    name: str
+    module: DinatModel
+    preprocessing: Preprocessing
+    labels: list[str] | None
+    weights_source: Literal["seeded", "checkpoint", "pretrained"]
+    weights_origin: str
+    seed: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.module.config
+
+
+def resolve(request: ModelRequest) -> ModelSource:
+    """Build the model that a request describes.
+
+    Raises:
+        UnknownModelError, ConfigError, CheckpointError: see there.
+    """
+    variant = get_variant(request.model) if request.model else None
+    checkpoint = _checkpoint(request, variant)
+    card = _card(request.config)
+    config = _config(request, variant, checkpoint, card)
+    config.check_image_size(config.image_size)
+    name = variant.name if variant else _stem(request)
+    preprocessing = _preprocessing(request, variant, checkpoint, card, config)
+    labels = _labels(request, checkpoint, card, config)
+    if checkpoint is None:
+        module = seeded_model(config, request.seed)
+        origin = f"made-up weights, seed {request.seed}"
+        return ModelSource(name, module, preprocessing, labels, "seeded", origin, request.seed)
+    fitted = fit(checkpoint, config, resize_rpb=request.resize_rpb)
+    notes = [*checkpoint.notes, *fitted.notes]
+    if checkpoint.ignored:
+        shown = ", ".join(checkpoint.ignored[:3])
+        notes.append(f"left out {len(checkpoint.ignored)} tensors of other parts ({shown} ...)")
+    return ModelSource(
+        name,
+        model_from_state(config, fitted.state),
+        preprocessing,
+        labels,
+        "pretrained" if request.pretrained else "checkpoint",
+        (variant.hub or "") if request.pretrained and variant else checkpoint.path.name,
+        notes=notes,
+    )
+
+
+def default_output(request: ModelRequest) -> Path:
+    """Where a bundle goes if the user does not say: ``out/`` and the model's name."""
+    return Path("out") / (canonical_name(request.model) if request.model else _stem(request))
+
+
+def _stem(request: ModelRequest) -> str:
+    path = Path(request.checkpoint or request.config or "model").resolve()
+    return path.name if path.is_dir() else path.stem
+
+
+def _checkpoint(request: ModelRequest, variant: Variant | None) -> Checkpoint | None:
+    if request.pretrained:
+        if request.checkpoint is not None:
+            raise ConfigError("--pretrained and --checkpoint exclude each other.", "Drop one.")
+        if variant is None:
+            raise ConfigError(
+                "--pretrained needs to know which model.", "Name it, like --model dinat_tiny."
+            )
+        return read_checkpoint(hub.download(variant))
+    if request.checkpoint is None:
+        return None
+    return read_checkpoint(request.checkpoint, prefer_ema=request.ema)
+
+
+def _card(path: str | Path | None) -> ModelCard | None:
+    if path is None:
+        return None
+    try:
+        data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not readable JSON: {error}.", "Check the path.") from None
+    if isinstance(data, dict) and ModelCard.is_card(data):
+        return ModelCard.parse(data, str(path))
+    return ModelCard(config=ModelConfig.parse(data))
+
+
+def _config(
+    request: ModelRequest,
+    variant: Variant | None,
+    checkpoint: Checkpoint | None,
+    card: ModelCard | None,
+) -> ModelConfig:
+    if card is not None:
+        config = card.config
+    elif variant is not None:
+        config = variant.config
+    elif checkpoint is not None and checkpoint.config is not None:
+        config = checkpoint.config
+    elif checkpoint is not None:
+        raise CheckpointError(
+            f"{checkpoint.path} does not say which model it is: "
+            "dilations leave no trace in weights.",
+            "Name the variant with --model, or give --config.",
+        )
+    else:
+        raise ConfigError(
+            "Which model?", "Name one (--model dinat_tiny), or pass --checkpoint or --config."
+        )
+    changes: dict[str, Any] = {}
+    for key in ("kernel_size", "depths", "num_heads", "num_classes", "image_size"):
+        value = getattr(request, key)
+        if value is not None:
+            changes[key] = value
+    if request.dilations is not None:
+        changes["dilations"] = _dilations(request, variant)
+    config = config.replace(**changes) if changes else config
+    if request.task == "backbone" and not config.is_backbone:
+        config = config.replace(out_levels=tuple(range(len(config.depths))))
+    return config
+
+
+def _dilations(request: ModelRequest, variant: Variant | None) -> Dilations:
+    wanted = request.dilations
+    assert wanted is not None
+    if not isinstance(wanted, str):
+        return wanted
+    if wanted not in SCHEDULES:
+        return parse_dilations(wanted)
+    if variant is None:
+        raise ConfigError(
+            f"The dilation schedule {wanted!r} belongs to a published variant.",
+            "Name it with --model, or write the dilations out.",
+        )
+    return with_schedule(variant, wanted).dilations
+
+
+def _preprocessing(
+    request: ModelRequest,
+    variant: Variant | None,
+    checkpoint: Checkpoint | None,
+    card: ModelCard | None,
+    config: ModelConfig,
+) -> Preprocessing:
+    fraction = variant.crop_fraction if variant else _DEFAULT_CROP_FRACTION
+    known = card.preprocessing if card else None
+    if known is None and checkpoint is not None and not request.pretrained:
+        known = checkpoint.preprocessing
+    # Published accuracies were measured with the crop of the variant, not with the direct resize
+    # that the files on the hub describe.
+    chosen = known or Preprocessing.for_evaluation(config.image_size, fraction)
+    if len(chosen.mean) != config.in_channels or len(chosen.std) != config.in_channels:
+        raise ConfigError(
+            f"The preprocessing has {len(chosen.mean)} means and {len(chosen.std)} deviations, "
+            f"the model {config.in_channels} input channels.",
+            "Give both in a model card with --config.",
+        )
+    return chosen.with_crop(config.image_size)
+
+
+def _labels(
+    request: ModelRequest,
+    checkpoint: Checkpoint | None,
+    card: ModelCard | None,
+    config: ModelConfig,
+) -> list[str] | None:
+    if config.is_backbone or not config.num_classes:
+        return None
+    if request.labels is not None:
+        try:
+            text = Path(request.labels).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{request.labels} is not readable: {error}.") from None
+        labels = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(labels) != config.num_classes:
+            raise ConfigError(
+                f"{request.labels} has {len(labels)} labels, the model {config.num_classes} "
+                "classes.",
+                "Write one class name per line.",
+            )
+        return labels
+    for known in (card.labels if card else None, checkpoint.labels if checkpoint else None):
+        if known and len(known) == config.num_classes:
+            return known
+    return default_labels(config.num_classes)

@@ -1,0 +1,1 @@
+"""Run models: one protocol over PyTorch, ONNX Runtime and TensorRT."""
