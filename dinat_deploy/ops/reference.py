@@ -136,7 +136,7 @@ def _chunks(chosen: Plan, query: Tensor, bias: Tensor | None) -> Iterator[_Chunk
         for table in (chosen.query, chosen.key, chosen.pattern)
     )
     per_tile = batch * heads * queries.shape[1] * keys.shape[1]
-    step = max(1, _SCORES_AT_ONCE // per_tile)
+    step = max(1, _SCORES_AT_ONCE // max(1, per_tile))
     for first in range(0, chosen.tiles, step):
         part = slice(first, first + step)
         shown = bias
@@ -201,7 +201,8 @@ def attention(
             attn_mask=mask,
             scale=scale,
         )
-        parts.append(attended.transpose(1, 2).reshape(batch, -1, heads, dim))
+        slots = chunk.query.numel()
+        parts.append(attended.transpose(1, 2).reshape(batch, slots, heads, dim))
     tiled = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     inverse = torch.from_numpy(chosen.inverse).to(query.device)
     out = tiled.index_select(1, inverse).view(query.shape)
@@ -274,4 +275,5 @@ def attention_backward(
 def _put(total: Tensor, index: Tensor, tiled: Tensor) -> None:
     """Add ``[B*tiles, heads, tokens of the tile, dim]`` to ``[B, L, heads, dim]`` by ``index``."""
     batch, _, heads, dim = total.shape
-    total.index_add_(1, index.flatten(), tiled.transpose(1, 2).reshape(batch, -1, heads, dim))
+    slots = index.numel()
+    total.index_add_(1, index.flatten(), tiled.transpose(1, 2).reshape(batch, slots, heads, dim))

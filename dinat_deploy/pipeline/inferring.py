@@ -73,6 +73,8 @@ def infer(
             f"{bundle.model_path} has no body for the operator; ONNX Runtime cannot run it.",
             "Export with --body standard to run it here.",
         )
+    if manifest.weights.source == "seeded":
+        progress.note("This bundle has random weights; its predictions mean nothing.")
     with progress.stage("Loading the model"):
         bundle.check_model()
         session = OnnxRuntimeSession(bundle.model_path)
