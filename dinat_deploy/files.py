@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all."""
+"""Directories that appear whole or not at all, and digests of files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def whole_directory(target: Path, replaceable: Callable[[Path], bool]) -> Iterat
         made = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
     except OSError as error:
         raise OutputError(
-            f"{target} cannot be written: {error.strerror or error}.",
+            f"{target} cannot be written: {_reason(error)}.",
             "Choose another --output, or mend the permissions.",
         ) from None
     partial = Path(made)
@@ -43,7 +43,7 @@ def whole_directory(target: Path, replaceable: Callable[[Path], bool]) -> Iterat
         _swap(partial, target, replaceable)
     except OSError as error:
         raise OutputError(
-            f"Writing {target} failed: {error.strerror or error}.",
+            f"Writing {target} failed: {_reason(error)}.",
             "Free disk space or choose another --output.",
         ) from error
     finally:
@@ -77,30 +77,18 @@ def _swap(partial: Path, target: Path, replaceable: Callable[[Path], bool]) -> N
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _reason(error: OSError) -> str:
+    """The system's words, except where they mislead: a file stands where a directory must be."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"{error.filename} is no directory"
+    return error.strerror or str(error)
+
+
 def _umask() -> int:
     """The process's file mode mask, which can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it.
-
-    Raises:
-        OutputError: the place cannot be written to.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}.", "Choose another place."
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -76,6 +76,14 @@ def compare(reference: FloatArray, candidate: FloatArray, tolerance: Tolerance) 
         raise DinatDeployError(
             f"The shapes differ: {list(reference.shape)} expected, {list(candidate.shape)} found."
         )
+    finite = bool(np.isfinite(reference).all() and np.isfinite(candidate).all())
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _measure(reference, candidate, tolerance, finite)
+
+
+def _measure(
+    reference: FloatArray, candidate: FloatArray, tolerance: Tolerance, finite: bool
+) -> Errors:
     expected = reference.astype(np.float64)
     error = np.abs(candidate.astype(np.float64) - expected)
     largest = float(np.abs(expected).max()) if expected.size else 0.0
@@ -91,8 +99,7 @@ def compare(reference: FloatArray, candidate: FloatArray, tolerance: Tolerance) 
         argmax_agreement=_argmax_agreement(reference, candidate),
         max_reference=largest,
         limit=limit,
-        # Comparisons with NaN are false, so a non-finite error fails.
-        passed=bool(max_abs <= limit) and bool(np.isfinite(candidate).all()),
+        passed=finite and max_abs <= limit,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -61,7 +62,10 @@ def run(command: click.Command) -> NoReturn:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted; nothing was written.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.stdout.flush()
+        # Not sys.exit: if the interrupt hit code that an extension had evaluated, Python would
+        # still end the process by a signal instead of with this status.
+        os._exit(EXIT_INTERRUPTED)
     except DinatDeployError as error:
         if meta.get(_JSON_KEY):
             print_json({"error": {"cause": error.cause, "cure": error.cure}})
