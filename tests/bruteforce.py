@@ -58,15 +58,15 @@ def attention(
     for token in itertools.product(*(range(size) for size in sizes)):
         keys = list(itertools.product(*(per_axis[axis][token[axis]] for axis in range(rank))))
         index = tuple(np.array([k[axis] for k in keys]) for axis in range(rank))
-        near_key, near_value = key[:, *index], value[:, *index]
-        scores = np.einsum("bhd,bnhd->bhn", query[:, *token] * scale, near_key)
+        near_key, near_value = key[(slice(None), *index)], value[(slice(None), *index)]
+        scores = np.einsum("bhd,bnhd->bhn", query[(slice(None), *token)] * scale, near_key)
         if rpb is not None:
             offsets = tuple(
                 (index[axis] - token[axis]) // dilation[axis] + kernel[axis] - 1
                 for axis in range(rank)
             )
-            scores = scores + np.asarray(rpb, np.float64)[:, *offsets][None]
+            scores = scores + np.asarray(rpb, np.float64)[(slice(None), *offsets)][None]
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
-        output[:, *token] = np.einsum("bhn,bnhd->bhd", weights, near_value)
+        output[(slice(None), *token)] = np.einsum("bhn,bnhd->bhd", weights, near_value)
     return output

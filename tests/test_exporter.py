@@ -36,7 +36,11 @@ def export(module: nn.Module, shape: tuple[int, ...], **options: object) -> Expo
 
 def size_dims(low: int) -> list[Dims]:
     dim = torch.export.Dim
-    axes = {0: dim("batch", min=1), 2: dim("height", min=low, max=512), 3: dim("width", min=low, max=512)}
+    axes = {
+        0: dim("batch", min=1),
+        2: dim("height", min=low, max=512),
+        3: dim("width", min=low, max=512),
+    }
     return [axes]
 
 
@@ -93,7 +97,9 @@ def test_a_whole_static_model_has_nothing_left_over(static: ExportedGraph) -> No
 
 
 def test_static_dinat_s_and_isotropic_models_have_nothing_left_over() -> None:
-    merging = export(seeded_model(TINY.replace(architecture="dinat_s", layer_scale=None), 0), (1, 3, 64, 64))
+    merging = export(
+        seeded_model(TINY.replace(architecture="dinat_s", layer_scale=None), 0), (1, 3, 64, 64)
+    )
     counted = Counter(node.op_type for node in merging.model.graph)
     assert set(counted) == {*BLOCK, "Conv", "Transpose", "Slice", "Concat", "ReduceMean", "Gemm"}
     config = ModelConfig(

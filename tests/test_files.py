@@ -33,9 +33,7 @@ def test_the_directory_appears_when_the_block_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
-def test_nothing_is_left_when_the_block_fails(
-    failure: type[BaseException], tmp_path: Path
-) -> None:
+def test_nothing_is_left_when_the_block_fails(failure: type[BaseException], tmp_path: Path) -> None:
     with pytest.raises(failure), whole_directory(tmp_path / "b", never) as partial:
         (partial / "file").write_text("x")
         raise failure
@@ -46,7 +44,7 @@ def test_an_older_directory_is_replaced_only_by_a_whole_new_one(tmp_path: Path) 
     target = tmp_path / "b"
     target.mkdir()
     (target / "mark").write_text("old")
-    with pytest.raises(ValueError), whole_directory(target, has_mark):  # noqa: PT011
+    with pytest.raises(ValueError), whole_directory(target, has_mark):
         raise ValueError
     assert (target / "mark").read_text() == "old"
     with whole_directory(target, has_mark) as partial:

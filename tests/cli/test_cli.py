@@ -142,7 +142,9 @@ def test_mistakes_exit_with_2_and_say_cause_and_cure(command: Command, tmp_path:
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
 )
-def test_malformed_arguments_exit_with_2(arguments: list[str], message: str, command: Command) -> None:
+def test_malformed_arguments_exit_with_2(
+    arguments: list[str], message: str, command: Command
+) -> None:
     outcome = command(*arguments)
     assert outcome.status == 2
     assert message in outcome.err
@@ -206,7 +208,9 @@ def test_importing_and_help_load_nothing_heavy(code: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["models"], ["doctor"], ["inspect", "BUNDLE"]])
-def test_commands_that_need_no_torch_do_not_load_it(arguments: list[str], tiny_bundle: Path) -> None:
+def test_commands_that_need_no_torch_do_not_load_it(
+    arguments: list[str], tiny_bundle: Path
+) -> None:
     arguments = [str(tiny_bundle) if argument == "BUNDLE" else argument for argument in arguments]
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom dinat_deploy.cli import cli\n"

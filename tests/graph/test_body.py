@@ -128,9 +128,7 @@ def test_dilation_is_attention_without_dilation_on_the_deinterleaved_map(problem
     dh, dw = problem.dilation
     for row, column in itertools.product(range(dh), range(dw)):
         parts = [np.ascontiguousarray(array[:, row::dh, column::dw]) for array in tensors]
-        plain = Problem(
-            **{**problem.__dict__, "dilation": (1, 1), "sizes": parts[0].shape[1:3]}
-        )
+        plain = Problem(**{**problem.__dict__, "dilation": (1, 1), "sizes": parts[0].shape[1:3]})
         expected = run_problem(plain, parts, rpb, "size")
         assert np.abs(found[:, row::dh, column::dw] - expected).max() <= 2e-5
 
@@ -149,7 +147,9 @@ def test_float16_sums_of_large_values_do_not_overflow() -> None:
 def test_a_map_smaller_than_the_window_fails_by_name_instead_of_giving_another_result(
     axis: str,
 ) -> None:
-    model = op_model((1, 28, 28, 2, 4), kernel_size=(7, 5), dilation=(2, 3), scale=1.0, dynamic="size")
+    model = op_model(
+        (1, 28, 28, 2, 4), kernel_size=(7, 5), dilation=(2, 3), scale=1.0, dynamic="size"
+    )
     fits = np.zeros((1, 14, 15, 24), np.float32)
     assert run_model(model, qkv=fits).shape == (1, 14, 15, 8)
     small = fits[:, :13] if axis == "height" else fits[:, :, :14]

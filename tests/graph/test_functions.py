@@ -15,7 +15,9 @@ from tests.graph.op_models import op_model, run_model
 def two_nodes(first: dict[str, object], second: dict[str, object]) -> ir.Model:
     """A model of two operators in a row, ``second`` after ``first`` and a widening MatMul."""
     models = [
-        op_model((1, 8, 8, 2, 4), kernel_size=(3, 3), dilation=(1, 1), scale=0.5, with_body=False, **f)
+        op_model(
+            (1, 8, 8, 2, 4), kernel_size=(3, 3), dilation=(1, 1), scale=0.5, with_body=False, **f
+        )
         for f in (first, second)
     ]
     widen = numpy_helper.from_array(np.eye(8, 24, dtype=np.float32), "widen")
@@ -47,14 +49,22 @@ RPB = {"rpb": np.random.default_rng(0).standard_normal((2, 5, 5)).astype(np.floa
 @pytest.mark.parametrize("second", [{}, RPB])
 @pytest.mark.parametrize("sizes", [("none", "none"), ("none", "size"), ("size", "size")])
 def test_nodes_of_different_kinds_share_one_body(
-    first: dict[str, object], second: dict[str, object], sizes: tuple[str, str], rng: np.random.Generator
+    first: dict[str, object],
+    second: dict[str, object],
+    sizes: tuple[str, str],
+    rng: np.random.Generator,
 ) -> None:
     qkv = rng.standard_normal((2, 8, 8, 24)).astype(np.float32)
     widen = np.eye(8, 24, dtype=np.float32)
 
     def alone(settings: dict[str, object], x: np.ndarray) -> np.ndarray:
         model = op_model(
-            (1, 8, 8, 2, 4), kernel_size=(3, 3), dilation=(1, 1), scale=0.5, dynamic="batch", **settings
+            (1, 8, 8, 2, 4),
+            kernel_size=(3, 3),
+            dilation=(1, 1),
+            scale=0.5,
+            dynamic="batch",
+            **settings,
         )
         return run_model(model, qkv=x)
 

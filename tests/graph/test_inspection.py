@@ -40,7 +40,12 @@ def test_operators_weights_and_attributes_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["NeighborhoodAttention2D", "NeighborhoodAttention2DSplit"])
 def test_a_missing_bias_and_dynamic_sizes_are_said(layout: str, tmp_path: Path) -> None:
     model = op_model(
-        (1, 14, 14, 2, 4), kernel_size=(7, 7), dilation=(1, 1), scale=1.0, layout=layout, dynamic="size"
+        (1, 14, 14, 2, 4),
+        kernel_size=(7, 7),
+        dilation=(1, 1),
+        scale=1.0,
+        layout=layout,
+        dynamic="size",
     )
     onnx.save(model, tmp_path / "m.onnx")
     found = inspect_model(tmp_path / "m.onnx")

@@ -72,9 +72,7 @@ def test_hugging_face_directories_reproduce_the_recorded_logits(name: str, tmp_p
 def test_layer_scales_are_split_from_hugging_face_pairs(tmp_path: Path) -> None:
     variant = get_variant("nat_small")
     config = variant.config.replace(depths=(1, 1), num_heads=(3, 6), num_classes=5)
-    shapes = upstream.original_shapes(
-        96, (1, 1), (3, 6), ratio=2.0, layer_scale=True, classes=5
-    )
+    shapes = upstream.original_shapes(96, (1, 1), (3, 6), ratio=2.0, layer_scale=True, classes=5)
     weights = upstream.drawn(shapes)
     fields = config.model_dump() | {"layer_scale": 1e-5}
     directory = upstream.write_hugging_face(
@@ -99,7 +97,9 @@ def test_hugging_face_backbones_have_their_stage_norms(tmp_path: Path) -> None:
     config = upstream.hugging_face_config(
         kwargs, architectures=["DinatBackbone"], out_features=["stage1", "stage2"]
     )
-    directory = upstream.write_hugging_face(tmp_path / "hf", config, upstream.to_hugging_face(weights, ""))
+    directory = upstream.write_hugging_face(
+        tmp_path / "hf", config, upstream.to_hugging_face(weights, "")
+    )
     checkpoint = read_checkpoint(directory)
     assert checkpoint.config is not None
     assert checkpoint.config.out_levels == (0, 1)

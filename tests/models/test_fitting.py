@@ -59,7 +59,10 @@ def test_layer_scale_tells_small_from_small() -> None:
 
 def test_another_kernel_size_hints_at_the_resize() -> None:
     error = refusal(mini(kernel=11), "dinat_mini")
-    assert "levels.0.blocks.0.attn.rpb: [2, 21, 21] in the file, [2, 13, 13] in the model" in error.cause
+    assert (
+        "levels.0.blocks.0.attn.rpb: [2, 21, 21] in the file, [2, 13, 13] in the model"
+        in error.cause
+    )
     assert "--kernel-size 11, or --resize-rpb" in error.cure
 
 
@@ -73,7 +76,9 @@ def test_bias_tables_are_resized_on_request() -> None:
 
 def test_resizing_keeps_constants_and_the_middle_and_symmetry() -> None:
     constant = torch.full((3, 13, 13), 0.7)
-    assert torch.allclose(resize_bias(constant, torch.Size((3, 21, 21))), torch.full((3, 21, 21), 0.7))
+    assert torch.allclose(
+        resize_bias(constant, torch.Size((3, 21, 21))), torch.full((3, 21, 21), 0.7)
+    )
     ramp = torch.linspace(-1, 1, 13).expand(2, 13, 13)
     resized = resize_bias(ramp, torch.Size((2, 21, 21)))
     assert resized[0, 10, 10].item() == pytest.approx(0, abs=1e-6)
@@ -110,7 +115,10 @@ def test_incomplete_and_foreign_files() -> None:
     assert refusal(weights, "dinat_mini").cure.startswith("The file is incomplete")
     weights = mini() | {"levels.0.blocks.0.attn.extra": torch.zeros(1)}
     assert refusal(weights, "dinat_mini").cure == "Check that the file belongs to this model."
-    assert "no complete NAT or DiNAT" in refusal({"patch_embed.proj.0.weight": torch.zeros(1)}, "dinat_mini").cure
+    assert (
+        "no complete NAT or DiNAT"
+        in refusal({"patch_embed.proj.0.weight": torch.zeros(1)}, "dinat_mini").cure
+    )
 
 
 def test_integer_weights_are_refused_and_half_precision_is_widened() -> None:

@@ -135,7 +135,9 @@ def test_global_attention_refuses_another_grid() -> None:
     )  # fmt: skip
     model = DinatModel(config)
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
-    with pytest.raises(ConfigError, match="attends over a 4x4 token grid, and 96x64 pixels give 6x4"):
+    with pytest.raises(
+        ConfigError, match="attends over a 4x4 token grid, and 96x64 pixels give 6x4"
+    ):
         model(torch.zeros(1, 3, 96, 64))
 
 

@@ -158,7 +158,10 @@ def test_dilations_that_are_no_numbers_are_refused() -> None:
     ("changes", "message"),
     [
         ({"depths": (1, 2)}, "num_heads lists 1 levels and depths lists 2"),
-        ({"dilations": ((1, 1),)}, r"dilations lists \(2,\) layers per level and depths says \(1,\)"),
+        (
+            {"dilations": ((1, 1),)},
+            r"dilations lists \(2,\) layers per level and depths says \(1,\)",
+        ),
         ({"num_heads": (3,)}, "16 channels of level 0 do not split into 3 heads"),
         ({"dilations": ((0,),)}, "dilations must be at least 1"),
         ({"out_levels": (1,)}, r"out_levels \(1,\) must lie in 0..0"),

@@ -33,10 +33,16 @@ def test_a_map_smaller_than_the_window_is_refused_with_a_cure() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kernel_size": (3, 3, 3)}, r"kernel_size has 3 values \(3, 3, 3\) for an operator of 2 axes"),
+        (
+            {"kernel_size": (3, 3, 3)},
+            r"kernel_size has 3 values \(3, 3, 3\) for an operator of 2 axes",
+        ),
         ({"kernel_size": 0}, "must be at least 1"),
         ({"kernel_size": 3, "dilation": 0}, "must be at least 1"),
-        ({"kernel_size": 3, "rpb": torch.zeros(2, 5, 6)}, r"rpb has shape \(2, 5, 6\), expected \(2, 5, 5\)"),
+        (
+            {"kernel_size": 3, "rpb": torch.zeros(2, 5, 6)},
+            r"rpb has shape \(2, 5, 6\), expected \(2, 5, 5\)",
+        ),
         ({"kernel_size": 3, "rpb": torch.zeros(3, 5, 5)}, r"expected \(2, 5, 5\) for 2 heads"),
     ],
 )

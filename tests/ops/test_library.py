@@ -35,9 +35,7 @@ def test_split_operator_is_registered_correctly(changes: dict[str, object]) -> N
 def test_packed_operator_is_registered_correctly(has_rpb: bool) -> None:
     qkv = torch.randn(2, 9, 8, 24, requires_grad=True)
     rpb = torch.randn(2, 5, 5, requires_grad=True) if has_rpb else None
-    torch.library.opcheck(
-        library.neighborhood_attention_qkv, (qkv, rpb, 2, [3, 3], [2, 1], 0.5)
-    )
+    torch.library.opcheck(library.neighborhood_attention_qkv, (qkv, rpb, 2, [3, 3], [2, 1], 0.5))
 
 
 class Packed(torch.nn.Module):
@@ -72,7 +70,11 @@ def test_torch_compile_keeps_forward_and_gradients() -> None:
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_torch_export_keeps_the_operator_whole(dynamic: bool) -> None:
     module, x = Packed().eval(), torch.randn(2, 9, 8, 8)
-    dims = {0: torch.export.Dim("b"), 1: torch.export.Dim("h", min=6), 2: torch.export.Dim("w", min=6)}
+    dims = {
+        0: torch.export.Dim("b"),
+        1: torch.export.Dim("h", min=6),
+        2: torch.export.Dim("w", min=6),
+    }
     program = torch.export.export(module, (x,), dynamic_shapes=(dims,) if dynamic else None)
     calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert calls.count("dinat.neighborhood_attention_qkv.default") == 1

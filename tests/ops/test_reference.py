@@ -180,9 +180,7 @@ def test_any_rank_with_stride_and_causality_equals_loops(rank: int, data: st.Dat
         stride=stride,
         is_causal=causal,
     )
-    expected = bruteforce.attention(
-        query, key, value, None, kernel, dilation, 0.5, stride, causal
-    )
+    expected = bruteforce.attention(query, key, value, None, kernel, dilation, 0.5, stride, causal)
     assert np.abs(found.numpy() - expected).max() <= 2e-5
 
 

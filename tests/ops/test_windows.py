@@ -23,7 +23,10 @@ def keys_of(length: int, window: AxisWindow) -> list[list[int]]:
 def bias_of(length: int, window: AxisWindow) -> list[list[int]]:
     axis = axis_members(length, window)
     return [
-        [int(m - axis.place[i] + window.kernel_size - 1) for m in range(axis.start[i], axis.stop[i])]
+        [
+            int(m - axis.place[i] + window.kernel_size - 1)
+            for m in range(axis.start[i], axis.stop[i])
+        ]
         for i in range(length)
     ]
 

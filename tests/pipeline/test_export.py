@@ -211,7 +211,11 @@ def test_interrupting_leaves_nothing_behind(
         (ModelRequest(model="dinat_mini", depths=(1, 2)), ConfigError, "num_heads lists 4 levels"),
         (ModelRequest(model="dinat_mini", dilations="1,2"), ConfigError, "dilations lists"),
         (ModelRequest(config="nowhere.json"), ConfigError, "is not readable JSON"),
-        (ModelRequest(model="vitrpb_small", image_size=(256, 256)), ConfigError, "14x14 token grid"),
+        (
+            ModelRequest(model="vitrpb_small", image_size=(256, 256)),
+            ConfigError,
+            "14x14 token grid",
+        ),
         (ModelRequest(model="dinat_mini", labels="nowhere.txt"), ConfigError, "is not readable"),
     ],
 )
@@ -272,9 +276,7 @@ def test_settings_replace_those_of_the_variant(tmp_path: Path) -> None:
 
 
 def test_downstream_schedules_are_chosen_by_name() -> None:
-    source = resolve(
-        ModelRequest(model="dinat_mini", task="backbone", dilations="detection")
-    )
+    source = resolve(ModelRequest(model="dinat_mini", task="backbone", dilations="detection"))
     assert source.config.dilations[0] == (1, 28, 1)
     assert source.config.out_levels == (0, 1, 2, 3)
     with pytest.raises(ConfigError, match="No published 'mask2former' dilations for dinat_mini"):

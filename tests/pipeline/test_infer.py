@@ -67,7 +67,9 @@ def test_top_limits_the_guesses(tiny_bundle: Path, photos: list[Path]) -> None:
     assert result.predictions[0].label is None  # ten classes without names
 
 
-def test_backbones_do_not_classify(tiny_config_file: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_backbones_do_not_classify(
+    tiny_config_file: Path, photos: list[Path], tmp_path: Path
+) -> None:
     export(ModelRequest(config=tiny_config_file, task="backbone"), tmp_path / "b", verify=False)
     with pytest.raises(BundleError, match="is no classifier: its outputs are stage1, stage2"):
         infer(tmp_path / "b", photos)

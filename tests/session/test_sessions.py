@@ -53,7 +53,9 @@ def test_files_that_onnxruntime_cannot_load_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_text("nothing")
     with pytest.raises(BundleError, match=r"cannot load .*bad\.onnx"):
         OnnxRuntimeSession(tmp_path / "bad.onnx")
-    bare = op_model((1, 8, 8, 1, 4), kernel_size=(3, 3), dilation=(1, 1), scale=1.0, with_body=False)
+    bare = op_model(
+        (1, 8, 8, 1, 4), kernel_size=(3, 3), dilation=(1, 1), scale=1.0, with_body=False
+    )
     onnx.save(bare, tmp_path / "bare.onnx")
     with pytest.raises(BundleError, match=r"cannot load .*bare\.onnx") as caught:
         OnnxRuntimeSession(tmp_path / "bare.onnx")
@@ -62,10 +64,16 @@ def test_files_that_onnxruntime_cannot_load_are_named(tmp_path: Path) -> None:
 
 def test_half_precision_models_take_and_give_float32(tmp_path: Path) -> None:
     half = op_model(
-        (1, 8, 8, 1, 4), kernel_size=(3, 3), dilation=(1, 1), scale=1.0, element_type=TensorProto.FLOAT16
+        (1, 8, 8, 1, 4),
+        kernel_size=(3, 3),
+        dilation=(1, 1),
+        scale=1.0,
+        element_type=TensorProto.FLOAT16,
     )
     onnx.save(half, tmp_path / "half.onnx")
-    found = OnnxRuntimeSession(tmp_path / "half.onnx").run({"qkv": np.ones((1, 8, 8, 12), np.float32)})
+    found = OnnxRuntimeSession(tmp_path / "half.onnx").run(
+        {"qkv": np.ones((1, 8, 8, 12), np.float32)}
+    )
     assert found["output"].dtype == np.float32
     assert np.allclose(found["output"], 1.0)
 
