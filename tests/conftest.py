@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from dinat_deploy.models.config import ModelConfig
@@ -15,6 +17,11 @@ from dinat_deploy.pipeline.sources import ModelRequest
 # Examples run numerical code whose first call compiles or loads something.
 settings.register_profile("project", deadline=None, max_examples=40, print_blob=True)
 settings.load_profile("project")
+
+# One test process per core (pytest-xdist): threads on top would only get in each other's way, in the
+# programs that tests start too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 # Small enough to export in two seconds; two levels, both branches of every choice in the models.
 TINY = ModelConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -169,23 +170,15 @@ def _check_options(
 
 def smallest_unpadded_size(config: ModelConfig) -> int:
     """The smallest image side, in pixels, at which no layer pads its map."""
-    reach = max(layer.dilation for layer in config.layers()) * config.kernel_size
-    side = 1
-    needed = [0] * len(config.depths)
-    for layer in config.layers():
-        span = layer.dilation * config.kernel_size
-        needed[layer.level] = max(needed[layer.level], span)
-    stride = 16 if config.architecture == "isotropic" else 4 << (len(config.depths) - 1)
-    high = reach * stride
-    low = 16 if config.architecture == "isotropic" else 1
-    while low < high:
-        side = (low + high) // 2
+    spans = [max(level) * config.kernel_size for level in config.dilations]
+
+    def fits(side: int) -> bool:
         sizes = config.feature_sizes((side, side))
-        if all(size[0] >= span for size, span in zip(sizes, needed, strict=True)):
-            high = side
-        else:
-            low = side + 1
-    return high
+        return all(size[0] >= span for size, span in zip(sizes, spans, strict=True))
+
+    # Maps grow with the image, and a pixel more than every span needs is always enough.
+    sides = range(16, 1 + max(spans) * 4 * 2 ** max(2, len(spans)))
+    return sides[bisect.bisect_left(sides, True, key=fits)]
 
 
 def _size_bounds(config: ModelConfig, asked: tuple[int, int] | None) -> tuple[int, int]:
