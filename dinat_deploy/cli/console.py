@@ -22,6 +22,9 @@ EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+# What a device that only runs exported models may do without.
+_OPTIONAL = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
+
 _JSON_KEY = "dinat_deploy.json"
 
 
@@ -72,6 +75,13 @@ def run(command: click.Command) -> NoReturn:
         click.echo(f"Error: {error.cause}", err=True)
         if error.cure:
             click.echo(f"       {error.cure}", err=True)
+        sys.exit(EXIT_USER_ERROR)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _OPTIONAL:
+            raise
+        click.echo(f"Error: This command needs the package {package}, which is missing.", err=True)
+        click.echo("       pip install 'dinat-deploy[export]' brings all of them.", err=True)
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; it knows

@@ -52,17 +52,7 @@ def neighborhood_attention(
 
 
 @neighborhood_attention.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    rpb: Tensor | None,
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    stride: Sequence[int],
-    is_causal: Sequence[bool],
-    scale: float,
-) -> Tensor:
+def _(query: Tensor, *_: Any) -> Tensor:
     return query.new_empty(query.shape)
 
 
@@ -87,16 +77,7 @@ def neighborhood_attention_backward(
 
 @neighborhood_attention_backward.register_fake
 def _(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    rpb: Tensor | None,
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    stride: Sequence[int],
-    is_causal: Sequence[bool],
-    scale: float,
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     of_rpb = query.new_empty(0) if rpb is None else rpb.new_empty(rpb.shape)
     return (
@@ -147,14 +128,7 @@ def neighborhood_attention_qkv(
 
 
 @neighborhood_attention_qkv.register_fake
-def _(
-    qkv: Tensor,
-    rpb: Tensor | None,
-    num_heads: int,
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    scale: float,
-) -> Tensor:
+def _(qkv: Tensor, *_: Any) -> Tensor:
     return qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
 
 

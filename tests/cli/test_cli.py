@@ -220,6 +220,20 @@ def test_commands_that_need_no_torch_do_not_load_it(
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_missing_package_is_named_with_the_way_to_get_it(tiny_config_file: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        f"sys.argv = ['dinat-deploy', 'export', '--config', {str(tiny_config_file)!r}]\n"
+        "from dinat_deploy.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "needs the package torch" in done.stderr
+    assert "pip install 'dinat-deploy[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_infer_and_verify_run_where_torch_and_onnx_cannot_be_imported(
     tiny_bundle: Path, photo: Path
 ) -> None:

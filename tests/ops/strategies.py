@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
+from tests import bruteforce
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -37,6 +39,27 @@ class Problem:
             return tensors, None
         table = (self.heads, 2 * self.kernel[0] - 1, 2 * self.kernel[1] - 1)
         return tensors, rng.standard_normal(table).astype(np.float32)
+
+
+def blinded(
+    problem: Problem, tensors: list[np.ndarray], data: st.DataObject, value: float
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Copies with ``value`` in the keys and values of one token, and which queries do not see it.
+
+    Returns:
+        query, key, value; and a boolean map of the sizes.
+    """
+    token = tuple(data.draw(st.integers(0, size - 1)) for size in problem.sizes)
+    changed = [array.copy() for array in tensors]
+    changed[1][:, token[0], token[1]] = value
+    changed[2][:, token[0], token[1]] = value
+    seen = [
+        [token[axis] in keys for keys in bruteforce.axis_keys(size, kernel, dilation)]
+        for axis, (size, kernel, dilation) in enumerate(
+            zip(problem.sizes, problem.kernel, problem.dilation, strict=True)
+        )
+    ]
+    return changed, ~np.outer(seen[0], seen[1])
 
 
 @st.composite
