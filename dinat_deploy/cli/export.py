@@ -10,7 +10,7 @@ import click
 from dinat_deploy.cli.console import json_option, print_json, progress
 from dinat_deploy.cli.types import Choices, ImageSize, IntList, SizeRange
 
-_STAGES = 8
+_STAGES = 8  # without the comparison and the stripping of the body
 
 
 @click.command(short_help="A model to a verified bundle (ONNX file + manifest).")
@@ -84,9 +84,15 @@ _STAGES = 8
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names, one per line.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random weights.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Compare with PyTorch.")
-@click.option("--atol", type=float, default=1e-4, show_default=True, help="Allowed error.")
 @click.option(
-    "--rtol", type=float, default=1e-4, show_default=True, help="... plus this x largest output."
+    "--atol", type=click.FloatRange(0), default=1e-4, show_default=True, help="Allowed error."
+)
+@click.option(
+    "--rtol",
+    type=click.FloatRange(0),
+    default=1e-4,
+    show_default=True,
+    help="... plus this x largest output.",
 )
 @json_option
 def export(
@@ -110,10 +116,11 @@ def export(
     dinat-deploy export --model dinat_base --task backbone --dilations detection \\
         --image-size 800x1216
     """
-    with progress(_STAGES + (body == "none")) as shown:
-        from dinat_deploy.parity import Tolerance
-        from dinat_deploy.pipeline.exporting import export as run
-        from dinat_deploy.pipeline.sources import ModelRequest, default_output
+    with progress(_STAGES + verify + (body == "none")) as shown:
+        with shown.stage("Loading PyTorch"):
+            from dinat_deploy.parity import Tolerance
+            from dinat_deploy.pipeline.exporting import export as run
+            from dinat_deploy.pipeline.sources import ModelRequest, default_output
 
         wanted = ModelRequest(**request)
         report = run(

@@ -34,9 +34,15 @@ _STAGES = 4
     help="How many made-up inputs.",
 )
 @click.option("--layers", is_flag=True, help="Compare every layer; name the first that differs.")
-@click.option("--atol", type=float, default=1e-4, show_default=True, help="Allowed error ...")
 @click.option(
-    "--rtol", type=float, default=1e-4, show_default=True, help="... plus this x largest value."
+    "--atol", type=click.FloatRange(0), default=1e-4, show_default=True, help="Allowed error ..."
+)
+@click.option(
+    "--rtol",
+    type=click.FloatRange(0),
+    default=1e-4,
+    show_default=True,
+    help="... plus this x largest value.",
 )
 @click.option("--seed", type=int, default=1000, show_default=True, help="Of made-up inputs.")
 @json_option

@@ -28,6 +28,8 @@ from dinat_deploy.models.preprocessing import Preprocessing
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _PLAIN_KEYS = ("state_dict", "model", "model_state_dict", "net", "module")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# What a pickle and a zip archive of pickles begin with.
+_PICKLE_MAGIC = (b"\x80", b"P")
 _STEMS = ("patch_embed.proj.0.weight", "patch_embed.proj.weight")
 
 
@@ -146,18 +148,22 @@ def _load_file(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+        with path.open("rb") as stream:
+            is_pickle = stream.read(1) in _PICKLE_MAGIC
+        complaint = str(error).lower()
+        if is_pickle and ("weights_only" in complaint or "unsupported" in complaint):
             raise CheckpointError(
                 f"{path} holds Python objects, not only tensors; loading them could run code.",
                 "Save the weights alone: torch.save(model.state_dict(), path), or safetensors.",
             ) from None
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint: {error}.", damaged) from None
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint.", damaged) from None
     except IsADirectoryError:
         raise CheckpointError(f"{path} is a directory.", "Name a file.") from None
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is not valid safetensors: {error}.", damaged) from None
     except Exception as error:  # readers of foreign formats raise anything on damaged input
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        text = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = text.partition(". ")[0].rstrip(".")
         raise CheckpointError(f"{path} cannot be read: {reason}.", damaged) from None
 
 

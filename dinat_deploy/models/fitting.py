@@ -51,7 +51,7 @@ class Detected:
         parts = [
             f"{self.architecture}, {self.embed_dim} channels",
             f"depths {self.depths}",
-            f"heads {self.num_heads}",
+            f"heads {self.num_heads}" if self.num_heads else "heads unknown",
             f"kernel {self.kernel_size}" if self.kernel_size else "no positional bias (rpb)",
             "layer scale" if self.layer_scale else "no layer scale",
             f"{self.num_classes} classes" if self.num_classes else "no classifier",
@@ -110,8 +110,9 @@ def fit(checkpoint: Checkpoint, config: ModelConfig, *, resize_rpb: bool = False
         resize_rpb: resize positional bias tables of another kernel size bicubically.
 
     Raises:
-        CheckpointError: anything is missing, superfluous or of another shape. The message says
-            what the checkpoint looks like instead and lists the first differences.
+        CheckpointError: anything is missing, superfluous or of another shape; the message says
+            what the checkpoint looks like instead and lists the first differences. Or values are
+            not finite.
     """
     with torch.device("meta"):
         expected = {name: value.shape for name, value in DinatModel(config).state_dict().items()}
@@ -120,6 +121,7 @@ def fit(checkpoint: Checkpoint, config: ModelConfig, *, resize_rpb: bool = False
     unexpected = [name for name in offered if name not in expected]
     missing = [name for name in expected if name not in offered]
     wrong: list[str] = []
+    broken: list[str] = []
     resized = 0
     for name, shape in expected.items():
         tensor = offered.get(name)
@@ -132,12 +134,20 @@ def fit(checkpoint: Checkpoint, config: ModelConfig, *, resize_rpb: bool = False
             wrong.append(f"{name}: {list(tensor.shape)} in the file, {list(shape)} in the model")
         elif not tensor.is_floating_point():
             wrong.append(f"{name}: type {tensor.dtype} in the file, floating point in the model")
+        elif not tensor.isfinite().all():
+            broken.append(name)
         else:
             fitted.state[name] = tensor.float()
     if missing or unexpected or wrong:
         raise CheckpointError(
             _report(checkpoint, config, missing, unexpected, wrong),
             _cure(detect(checkpoint.tensors), config, missing, unexpected, wrong),
+        )
+    if broken:
+        raise CheckpointError(
+            f"{checkpoint.path} holds values that are not finite, in {len(broken)} tensors "
+            f"({', '.join(broken[:3])}{' ...' if len(broken) > 3 else ''}).",
+            "The file is damaged or its training diverged; use another checkpoint.",
         )
     if resized:
         size = 2 * config.kernel_size - 1

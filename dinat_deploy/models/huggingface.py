@@ -5,20 +5,30 @@ Only plain data is read here (``config.json``, tensor names); transformers itsel
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dinat_deploy.errors import CheckpointError
 from dinat_deploy.models.config import ModelConfig
-from dinat_deploy.models.preprocessing import Interpolation, Preprocessing
+from dinat_deploy.models.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Interpolation,
+    Preprocessing,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_PREPROCESS_YOURSELF = "Remove the file, and give the preprocessing in a model card with --config."
 _MODEL_TYPES = ("dinat", "nat")
 _EMBEDDING = "embeddings.patch_embeddings.projection.0.weight"
 _PIL_FILTERS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+# Settings of transformers that the published models, and ours, have fixed.
+_FIXED: dict[str, Any] = {"patch_size": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
 
 # (pattern, replacement) on names without the class prefix, tried in order.
 _RENAMES: tuple[tuple[str, str], ...] = (
@@ -127,14 +137,19 @@ def parse_config(data: Mapping[str, Any]) -> ModelConfig:
             "layer_scale": data.get("layer_scale_init_value") or None,
             "drop_path_rate": data.get("drop_path_rate", 0.0),
             "num_classes": len(data.get("id2label") or ()) or data.get("num_labels", 1000),
+            "in_channels": data.get("num_channels", 3),
         }
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"config.json does not describe a Dinat model: {error}.",
             "Pass a directory saved by DinatForImageClassification or DinatBackbone.",
         ) from None
-    if (patch := data.get("patch_size", 4)) != 4:
-        raise CheckpointError(f"config.json asks for patch_size {patch}; Dinat models have 4.")
+    for name, fixed in _FIXED.items():
+        if (asked := data.get(name, fixed)) != fixed:
+            raise CheckpointError(
+                f"config.json asks for {name} {asked}; only {fixed} is supported.",
+                "No published Dinat or Nat model has another one.",
+            )
     if any("Backbone" in name for name in data.get("architectures") or ()):
         stages = data.get("out_features") or [f"stage{len(depths)}"]
         fields["out_levels"] = tuple(
@@ -159,26 +174,48 @@ def parse_preprocessor(data: Mapping[str, Any]) -> Preprocessing:
     """A ``preprocessor_config.json`` of transformers as our preprocessing.
 
     Raises:
-        CheckpointError: it does something that our preprocessing cannot express.
+        CheckpointError: it does something that our preprocessing cannot express, or is not valid.
     """
+    factor = data.get("rescale_factor", 1 / 255)
+    if not data.get("do_rescale", True) or not math.isclose(factor, 1 / 255, rel_tol=1e-3):
+        raise CheckpointError(
+            "preprocessor_config.json does not scale pixels to 0..1.", _PREPROCESS_YOURSELF
+        )
+    resample = data.get("resample", 3)
+    if resample not in _PIL_FILTERS:
+        raise CheckpointError(
+            f"preprocessor_config.json resizes with filter {resample!r} of Pillow; "
+            f"{', '.join(_PIL_FILTERS.values())} are supported.",
+            _PREPROCESS_YOURSELF,
+        )
+    try:
+        return _preprocessing(data, _PIL_FILTERS[resample])
+    except (KeyError, TypeError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise CheckpointError(
+            f"preprocessor_config.json is not valid: {first}.", _PREPROCESS_YOURSELF
+        ) from None
+
+
+def _preprocessing(data: Mapping[str, Any], interpolation: Interpolation) -> Preprocessing:
     size = data.get("size", 224)
-    if isinstance(size, int):
-        height = width = size
-    elif "shortest_edge" in size:
-        height = width = int(size["shortest_edge"])
-    elif "height" in size and "width" in size:
-        height, width = int(size["height"]), int(size["width"])
-    else:
-        raise CheckpointError(f"preprocessor_config.json has a size without an extent: {size!r}.")
-    crop = data.get("crop_size") if data.get("do_center_crop") else None
-    if isinstance(crop, int):
-        crop = {"height": crop, "width": crop}
     keeps_ratio = isinstance(size, Mapping) and "shortest_edge" in size
+    resize = _extent({"height": size["shortest_edge"]} if keeps_ratio else size)
+    crop = _extent(data["crop_size"]) if data.get("do_center_crop") else resize
+    normalizes = data.get("do_normalize", True)
     return Preprocessing(
         resize_mode="cover" if keeps_ratio else "stretch",
-        resize=(height, width),
-        crop=(int(crop["height"]), int(crop["width"])) if crop else (height, width),
-        interpolation=_PIL_FILTERS.get(data.get("resample", 3), "bicubic"),
-        mean=tuple(data.get("image_mean", (0.485, 0.456, 0.406))),
-        std=tuple(data.get("image_std", (0.229, 0.224, 0.225))),
+        resize=resize,
+        crop=crop,
+        interpolation=interpolation,
+        mean=tuple(data.get("image_mean", IMAGENET_MEAN)) if normalizes else (0.0, 0.0, 0.0),
+        std=tuple(data.get("image_std", IMAGENET_STD)) if normalizes else (1.0, 1.0, 1.0),
     )
+
+
+def _extent(size: Any) -> tuple[int, int]:
+    """(height, width) of a number, or of a mapping of them."""
+    if isinstance(size, Mapping):
+        height = int(size["height"])
+        return height, int(size.get("width", height))
+    return int(size), int(size)

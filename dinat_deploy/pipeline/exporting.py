@@ -97,8 +97,9 @@ def export(
         output: directory of the bundle; an older bundle there is replaced.
         batch: images per run, unless the batch is dynamic.
         dynamic: ``batch`` and / or ``size`` (height and width).
-        size_range: smallest and largest side in pixels for a dynamic size. By default from the
-            smallest size at which no layer has to pad its map, to 4096.
+        size_range: smallest and largest side in pixels for a dynamic size; the model's image size
+            must lie between. By default from the smallest size at which no layer has to pad its
+            map (or the image size, if that is smaller), to 4096.
         opset: version of the standard ONNX operators, 17 to 21.
         body: ``standard`` attaches the operator's body in standard operators, ``none`` leaves the
             operator to a plugin (TensorRT before 10.7 needs that).
@@ -182,19 +183,46 @@ def smallest_unpadded_size(config: ModelConfig) -> int:
 
 
 def _size_bounds(config: ModelConfig, asked: tuple[int, int] | None) -> tuple[int, int]:
+    """Smallest and largest side in pixels; the model's own image size always lies between."""
     if config.global_attention:
         raise ConfigError(
             "This model attends over a fixed token grid; its size cannot be dynamic.",
             "Export it with a static size.",
         )
-    least = 16 if config.architecture == "isotropic" else 4
-    low, high = asked or (smallest_unpadded_size(config), _LARGEST_DYNAMIC_SIZE)
-    if not least <= low < high:
+    least = _least_dynamic_size(config)
+    sides = config.image_size
+    if asked is None:
+        low = max(least, min(smallest_unpadded_size(config), *sides))
+        asked = low, max(_LARGEST_DYNAMIC_SIZE, *sides)
+    low, high = asked
+    if low < least:
         raise ConfigError(
-            f"The size range {low}:{high} is empty or starts below {least} pixels.",
-            "Write it as MIN:MAX, like 224:1024.",
+            f"The size range {low}:{high} starts below {least} pixels, where the last level of "
+            "this model has less than two tokens a side.",
+            f"Write it as MIN:MAX with MIN from {least}, like {max(least, 224)}:1024.",
+        )
+    if high - low < 2:
+        raise ConfigError(
+            f"The size range {low}:{high} holds fewer than three sizes.",
+            "Write it as MIN:MAX, like 224:1024, or export a static size.",
+        )
+    if not all(low <= side <= high for side in sides):
+        raise ConfigError(
+            f"The image size {sides[0]}x{sides[1]} lies outside the size range {low}:{high}.",
+            "Pass an --image-size within the range: pictures are brought to that size.",
         )
     return low, high
+
+
+def _least_dynamic_size(config: ModelConfig) -> int:
+    """The smallest side, in pixels, that a dynamic size may take.
+
+    The tracer takes an axis that may have one token for one that always has, where a convolution's
+    output is read channels-last; so the last level has two.
+    """
+    if config.architecture == "dinat":
+        return 4 * 2 ** (len(config.depths) - 1) + 1
+    return 16 if config.architecture == "isotropic" else 4
 
 
 def _to_graph(
@@ -247,8 +275,6 @@ def _case_shapes(
     if bounds is not None:
         rows = shapes[0][0]
         low, high = bounds
-        height, width = (min(max(side, low), high) for side in (height, width))
-        shapes = [(shape[0], channels, height, width) for shape in shapes]
         # Not square, not a multiple of any stride; and the smallest.
         shapes.append((rows, channels, min(height + 13, high), min(width + 38, high)))
         shapes.append((rows, channels, low, low))

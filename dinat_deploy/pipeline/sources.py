@@ -104,8 +104,9 @@ def resolve(request: ModelRequest) -> ModelSource:
     fitted = fit(checkpoint, config, resize_rpb=request.resize_rpb)
     notes = [*checkpoint.notes, *fitted.notes]
     if checkpoint.ignored:
-        shown = ", ".join(checkpoint.ignored[:3])
-        notes.append(f"left out {len(checkpoint.ignored)} tensors of other parts ({shown} ...)")
+        more = " ..." if len(checkpoint.ignored) > 3 else ""
+        shown = ", ".join(checkpoint.ignored[:3]) + more
+        notes.append(f"left out {len(checkpoint.ignored)} tensors of other parts ({shown})")
     return ModelSource(
         name,
         model_from_state(config, fitted.state),

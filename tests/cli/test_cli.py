@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from PIL import Image
 
 from dinat_deploy.cli import cli
 from dinat_deploy.cli.console import run
+from dinat_deploy.cli.export import _STAGES
 
 
 @dataclass
@@ -70,7 +72,9 @@ def test_export_verify_infer_inspect_in_a_row(
     assert "3 neighborhood attention nodes, opset 20" in made.out
     assert "Verified: ONNX Runtime" in made.out
     assert "Note: No checkpoint given: the weights are random" in made.err
-    assert "Tracing the PyTorch model ..." in made.err
+    stages = re.findall(r"^(.+) \.\.\. [\d.]+ s$", made.err, re.MULTILINE)
+    assert stages[:3] == ["Loading PyTorch", "Building the model", "Tracing the PyTorch model"]
+    assert len(stages) == _STAGES + 1  # what the progress bar counts to
 
     checked = command("verify", bundle, "--images", photo, "--layers")
     assert checked.status == 0
@@ -137,6 +141,8 @@ def test_mistakes_exit_with_2_and_say_cause_and_cure(command: Command, tmp_path:
         (["export", "--depths", "3,x"], "is not a list of numbers"),
         (["export", "--dynamic", "time"], "is none of batch, size"),
         (["export", "--size-range", "224"], "is not a range like 224:1024"),
+        (["export", "--atol", "-1"], "-1.0 is not in the range x>=0"),
+        (["verify", "b", "--rtol", "-1"], "-1.0 is not in the range x>=0"),
         (["export", "--opset", "16"], "16 is not in the range 17<=x<=21"),
         (["infer", "photo.png"], "Missing option '--bundle'"),
         (["frobnicate"], "No such command 'frobnicate'"),

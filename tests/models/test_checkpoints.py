@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from dinat_deploy.errors import CheckpointError
-from dinat_deploy.models.checkpoints import read_checkpoint
+from dinat_deploy.models.checkpoints import Checkpoint, read_checkpoint
 from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.fitting import fit
 from dinat_deploy.models.model_card import save_model
@@ -127,6 +128,66 @@ def test_hugging_face_labels_and_preprocessing_are_carried_along(tmp_path: Path)
     )  # fmt: skip
     assert checkpoint.config is not None
     assert checkpoint.config.image_size == (384, 384)
+
+
+def processed(tmp_path: Path, processor: object, **config: object) -> Checkpoint:
+    """A Hugging Face directory with that preprocessor, read back."""
+    case = model_case("b_k5")
+    directory = upstream.write_hugging_face(
+        tmp_path / "hf",
+        upstream.hugging_face_config(case.kwargs, **config),
+        upstream.to_hugging_face(golden_weights("b_k5")),
+    )
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    return read_checkpoint(directory)
+
+
+def test_hugging_face_pictures_may_be_cropped_and_left_as_they_are(tmp_path: Path) -> None:
+    found = processed(
+        tmp_path,
+        {
+            "size": {"shortest_edge": 256}, "do_center_crop": True, "resample": 2,
+            "crop_size": {"height": 224, "width": 192}, "do_normalize": False,
+        },
+    ).preprocessing  # fmt: skip
+    assert found == Preprocessing(
+        resize_mode="cover", resize=(256, 256), crop=(224, 192), interpolation="bilinear",
+        mean=(0, 0, 0), std=(1, 1, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"),
+    [
+        ({"do_rescale": False}, "does not scale pixels to 0..1"),
+        ({"rescale_factor": 1.0}, "does not scale pixels to 0..1"),
+        ({"resample": 5}, "resizes with filter 5 of Pillow; nearest, lanczos, bilinear, bicubic"),
+        ({"size": {"longest_edge": 224}}, "is not valid: 'height'"),
+        ({"image_mean": 0.5}, "is not valid"),
+        ({"image_mean": ["red"]}, "is not valid"),
+    ],
+)
+def test_hugging_face_preprocessing_that_ours_cannot_do_is_refused(
+    processor: object, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        processed(tmp_path, processor)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"hidden_act": "relu"}, {"layer_norm_eps": 1e-6}, {"patch_size": 16}]
+)
+def test_hugging_face_settings_that_ours_do_not_have_are_refused(
+    setting: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=f"asks for {next(iter(setting))}"):
+        processed(tmp_path, {}, **setting)
+
+
+def test_hugging_face_channels_are_those_of_the_pictures(tmp_path: Path) -> None:
+    found = processed(tmp_path, {}, num_channels=1).config
+    assert found is not None
+    assert found.in_channels == 1
 
 
 def test_sharded_hugging_face_weights_are_joined(tmp_path: Path) -> None:
@@ -260,6 +321,7 @@ def test_truncated_files_are_named(suffix: str, keep: int, tmp_path: Path) -> No
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
     assert str(path) in caught.value.cause
+    assert ".." not in caught.value.cause
     assert "damaged or incomplete" in caught.value.cure
 
 
@@ -277,10 +339,22 @@ def test_other_contents_are_refused(content: object, message: str, tmp_path: Pat
         read_checkpoint(tmp_path / "x.pth")
 
 
-def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"these are not weights", b"<!DOCTYPE html><html>" * 50, b"\x08\x09onnx" * 100]
+)
+def test_what_is_no_pickle_is_not_blamed_on_python_objects(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.pth"
-    path.write_text("these are not weights")
-    with pytest.raises(CheckpointError, match=r"notes\.pth"):
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"notes\.pth") as caught:
+        read_checkpoint(path)
+    assert "Python objects" not in caught.value.cause
+    assert "damaged or incomplete" in caught.value.cure
+
+
+def test_pickles_of_other_protocols_are_refused_for_what_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "detectron2.pkl"
+    path.write_bytes(pickle.dumps({"model": {"w": np.zeros(3)}}, protocol=4))
+    with pytest.raises(CheckpointError, match="holds Python objects"):
         read_checkpoint(path)
 
 

@@ -141,3 +141,11 @@ def test_every_variant_is_detected_from_its_own_shapes(name: str) -> None:
     assert found.kernel_size == config.kernel_size
     assert found.num_classes == config.num_classes
     assert found.layer_scale == (config.layer_scale is not None)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    weights = mini()
+    weights["head.bias"][3] = float("nan")
+    weights["norm.weight"][0] = float("inf")
+    error = refusal(weights, "dinat_mini")
+    assert "not finite, in 2 tensors (norm.weight, head.bias)" in error.cause

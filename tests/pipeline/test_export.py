@@ -76,6 +76,24 @@ def test_the_default_size_range_starts_where_nothing_pads(
     assert "Pad" not in {node.op_type for node in model.graph.node}
 
 
+def test_a_dynamic_size_includes_the_image_size(tmp_path: Path) -> None:
+    small = TINY.replace(image_size=(32, 40))  # 45 pixels are the smallest that need no padding
+    (tmp_path / "c.json").write_text(small.model_dump_json())
+    report = export(ModelRequest(config=tmp_path / "c.json"), tmp_path / "b", dynamic=["size"])
+    assert report.manifest.graph.size_range == (32, 4096)
+    assert verify(report.path).passed
+
+
+def test_a_dynamic_size_starts_where_every_level_has_two_tokens(tmp_path: Path) -> None:
+    config = TINY.replace(depths=(1, 1, 1), num_heads=(2, 2, 2), image_size=(24, 24))
+    (tmp_path / "c.json").write_text(config.model_dump_json())
+    request = ModelRequest(config=tmp_path / "c.json")
+    with pytest.raises(ConfigError, match=r"starts below 17 pixels.*Write it as .* MIN from 17"):
+        export(request, tmp_path / "b", dynamic=["size"], size_range=(16, 64))
+    report = export(request, tmp_path / "b", dynamic=["size"], size_range=(17, 64))
+    assert verify(report.path).passed
+
+
 @pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if not v.config.global_attention])
 def test_smallest_unpadded_sizes_are_tight(name: str) -> None:
     config = VARIANTS[name].config
@@ -182,7 +200,11 @@ def test_interrupting_leaves_nothing_behind(
     out = tmp_path / "out"
     command = [sys.executable, "-m", "dinat_deploy", "export", "--config", str(tiny_config_file)]
     process = subprocess.Popen(
-        [*command, "--output", str(out / "b")], stderr=subprocess.PIPE, text=True
+        [*command, "--output", str(out / "b")],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests started in the background inherit that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (out.exists() and list(out.iterdir())):
@@ -235,10 +257,30 @@ def test_weights_without_a_name_need_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("others", "note"),
+    [
+        (2, "left out 2 tensors of other parts (neck.0, neck.1)"),
+        (4, "left out 4 tensors of other parts (neck.0, neck.1, neck.2 ...)"),
+    ],
+)
+def test_what_a_checkpoint_has_beside_the_model_is_noted(
+    others: int, note: str, tiny_config_file: Path, tmp_path: Path
+) -> None:
+    state = {f"backbone.{name}": t for name, t in seeded_model(TINY, 0).state_dict().items()}
+    state |= {f"neck.{number}": torch.zeros(1) for number in range(others)}
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    source = resolve(ModelRequest(config=tiny_config_file, checkpoint=tmp_path / "w.pth"))
+    assert source.notes == [note]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"size_range": (224, 512)}, "A size range needs a dynamic size"),
-        ({"dynamic": ["size"], "size_range": (512, 224)}, "is empty or starts below"),
+        ({"dynamic": ["size"], "size_range": (512, 224)}, "holds fewer than three sizes"),
+        ({"dynamic": ["size"], "size_range": (64, 65)}, "holds fewer than three sizes"),
+        ({"dynamic": ["size"], "size_range": (1, 64)}, "starts below 9 pixels"),
+        ({"dynamic": ["size"], "size_range": (65, 512)}, "64x64 lies outside the size range"),
         ({"dynamic": ["time"]}, "Unknown dynamic axis 'time'"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"body": "fancy"}, "Unknown body 'fancy'"),
