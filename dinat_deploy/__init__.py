@@ -1,8 +1,9 @@
 """DiNAT and NAT models from PyTorch to verified ONNX files.
 
 The functions behind the commands, under the same names (``models`` is :func:`list_models`):
-:func:`export`, :func:`verify`, :func:`infer`, :func:`inspect`, :func:`doctor`. They are imported
-when first used, so that importing the package is fast and needs none of its dependencies.
+:func:`export`, :func:`verify`, :func:`infer`, :func:`inspect`, :func:`build`, :func:`doctor`. They
+are imported when first used, so that importing the package is fast and needs none of its
+dependencies.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dinat_deploy.errors import DinatDeployError as DinatDeployError
     from dinat_deploy.parity import Tolerance as Tolerance
+    from dinat_deploy.pipeline.building import build as build
     from dinat_deploy.pipeline.diagnosing import doctor as doctor
     from dinat_deploy.pipeline.exporting import export as export
     from dinat_deploy.pipeline.inferring import infer as infer
@@ -27,6 +29,7 @@ _PUBLIC = {
     "DinatDeployError": "dinat_deploy.errors",
     "ModelRequest": "dinat_deploy.pipeline.sources",
     "Tolerance": "dinat_deploy.parity",
+    "build": "dinat_deploy.pipeline.building",
     "doctor": "dinat_deploy.pipeline.diagnosing",
     "export": "dinat_deploy.pipeline.exporting",
     "infer": "dinat_deploy.pipeline.inferring",
@@ -39,6 +42,7 @@ __all__ = [
     "DinatDeployError",
     "ModelRequest",
     "Tolerance",
+    "build",
     "doctor",
     "export",
     "infer",

@@ -55,3 +55,11 @@ class OutputError(DinatDeployError):
 
 class MissingDependencyError(DinatDeployError, ImportError):
     """An optional package that a command needs and that is not installed."""
+
+
+class EngineError(DinatDeployError):
+    """An engine that cannot be built, or that is not what its manifest says."""
+
+
+class NativeError(DinatDeployError):
+    """A native library that cannot be built or read."""

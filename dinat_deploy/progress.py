@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
@@ -20,6 +20,11 @@ class Progress(Protocol):
         """Pass items on, counting them."""
         ...
 
+    def portion(self, name: str) -> AbstractContextManager[Callable[[float, str], None]]:
+        """Enter a stage that says how far it is: call what the context gives with the share that
+        is done (0 to 1) and with what is being done right now."""
+        ...
+
     def note(self, text: str) -> None:
         """Say something that the user should know, such as where weights come from."""
         ...
@@ -34,6 +39,10 @@ class Silent:
 
     def track(self, items: Sequence[T], name: str) -> Iterable[T]:
         return items
+
+    @contextmanager
+    def portion(self, name: str) -> Iterator[Callable[[float, str], None]]:
+        yield lambda share, detail: None
 
     def note(self, text: str) -> None:
         pass

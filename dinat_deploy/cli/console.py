@@ -70,22 +70,29 @@ def run(command: click.Command) -> NoReturn:
         # still end the process by a signal instead of with this status.
         os._exit(EXIT_INTERRUPTED)
     except DinatDeployError as error:
-        if meta.get(_JSON_KEY):
-            print_json({"error": {"cause": error.cause, "cure": error.cure}})
-        click.echo(f"Error: {error.cause}", err=True)
-        if error.cure:
-            click.echo(f"       {error.cure}", err=True)
+        _print_error(error, as_json=bool(meta.get(_JSON_KEY)))
         sys.exit(EXIT_USER_ERROR)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _OPTIONAL:
             raise
-        click.echo(f"Error: This command needs the package {package}, which is missing.", err=True)
-        click.echo("       pip install 'dinat-deploy[export]' brings all of them.", err=True)
+        missing = DinatDeployError(
+            f"This command needs the package {package}, which is missing.",
+            "pip install 'dinat-deploy[export]' brings all of them.",
+        )
+        _print_error(missing, as_json=bool(meta.get(_JSON_KEY)))
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; it knows
         sys.exit(EXIT_USER_ERROR)
+
+
+def _print_error(error: DinatDeployError, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"error": {"cause": error.cause, "cure": error.cure}})
+    click.echo(f"Error: {error.cause}", err=True)
+    if error.cure:
+        click.echo(f"       {error.cure}", err=True)
 
 
 def _raise_interrupt() -> NoReturn:
@@ -104,6 +111,11 @@ class PlainProgress:
     def track(self, items: Sequence[T], name: str) -> Iterable[T]:
         with self.stage(f"{name} {len(items)}"):
             yield from items
+
+    @contextmanager
+    def portion(self, name: str) -> Iterator[Callable[[float, str], None]]:
+        with self.stage(name):
+            yield lambda share, detail: None
 
     def note(self, text: str) -> None:
         click.echo(f"Note: {text}", err=True)
@@ -150,6 +162,17 @@ class BarProgress:
             for item in items:
                 yield item
                 self._bar.advance(task)
+            self._bar.remove_task(task)
+
+    @contextmanager
+    def portion(self, name: str) -> Iterator[Callable[[float, str], None]]:
+        with self.stage(name):
+            task = self._bar.add_task("", total=100)
+
+            def report(share: float, detail: str) -> None:
+                self._bar.update(task, description=detail, completed=100 * share)
+
+            yield report
             self._bar.remove_task(task)
 
     def note(self, text: str) -> None:

@@ -230,13 +230,14 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(tiny_config_file: Pat
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        f"sys.argv = ['dinat-deploy', 'export', '--config', {str(tiny_config_file)!r}]\n"
+        f"sys.argv = ['dinat-deploy', 'export', '--json', '--config', {str(tiny_config_file)!r}]\n"
         "from dinat_deploy.cli import main\nmain()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "needs the package torch" in done.stderr
     assert "pip install 'dinat-deploy[export]'" in done.stderr
+    assert "needs the package torch" in json.loads(done.stdout)["error"]["cause"]
     assert "Traceback" not in done.stderr
 
 

@@ -1,0 +1,255 @@
+"""``engine.json``: what an engine was made of, and the checks before it is used.
+
+An engine is a directory with the plan, ``model.plan``, and this manifest. The plan itself is what
+TensorRT wrote, unaltered, so that trtexec and DeepStream read it too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from dinat_deploy import __version__
+from dinat_deploy.bundle import TensorSpec
+from dinat_deploy.engine.builder import PLAN, Flavor, PluginLayer, Record
+from dinat_deploy.engine.profiles import Profile
+from dinat_deploy.errors import EngineError
+from dinat_deploy.files import sha256
+from dinat_deploy.models.config import describe
+
+MANIFEST = "engine.json"
+FORMAT_VERSION = 1
+
+
+class Runtime(Record):
+    """The TensorRT that built the plan, and that must run it."""
+
+    flavor: Flavor
+    version: str
+
+
+class OnnxSource(Record):
+    """The ONNX file that the plan was built from.
+
+    Attributes:
+        file: its name.
+        sha256: of the file.
+        external_data: digests of the files beside it that hold weights.
+    """
+
+    file: str
+    sha256: str
+    external_data: dict[str, str] = Field(default_factory=dict)
+
+
+class PluginInfo(Record):
+    """The plugin that the plan calls.
+
+    Attributes:
+        operators: names of the plugins that were used.
+        library: name of the file; ``library_version`` what it says of itself.
+        embedded: whether the plan holds the library, so that none must be loaded to run it.
+    """
+
+    operators: list[str]
+    namespace: str
+    version: str
+    library: str
+    library_version: str | None
+    sha256: str
+    embedded: bool
+
+
+class PlanInfo(Record):
+    """The plan file."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+class LayerInfo(Record):
+    """Layers of the parsed network, before the builder fused them.
+
+    Attributes:
+        types: how many there are of each type.
+        plugin: the ONNX nodes that became plugin layers.
+        body: the attention nodes that were replaced by their body in standard operators.
+    """
+
+    types: dict[str, int]
+    plugin: list[PluginLayer]
+    body: list[str]
+
+
+class Options(Record):
+    """What the builder was asked for; None is its own choice."""
+
+    optimization_level: int | None = None
+    workspace_mib: int | None = None
+
+
+class EngineManifest(Record):
+    """Content of ``engine.json``.
+
+    Attributes:
+        precision: element types of the ONNX file's weights, by share; ``int8`` first if it is
+            quantized. The plan computes in the types that the file says.
+        architectures: compute capabilities that the plan runs on.
+        model: name of the bundle's model, if it came from a bundle.
+    """
+
+    format_version: Literal[1] = 1
+    created_by: str = f"dinat-deploy {__version__}"
+    model: str | None
+    runtime: Runtime
+    architectures: list[str]
+    precision: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    profiles: list[Profile]
+    options: Options
+    onnx: OnnxSource
+    plugin: PluginInfo | None
+    layers: LayerInfo
+    plan: PlanInfo
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine on disk whose manifest has been read."""
+
+    path: Path
+    manifest: EngineManifest
+
+    @property
+    def plan_path(self) -> Path:
+        return self.path / PLAN
+
+    def check_plan(self) -> None:
+        """Raise :class:`EngineError` if the plan is missing or not the one that was built.
+
+        Plans can hold host code (an embedded plugin), so this comes before deserialising.
+        """
+        recorded = self.manifest.plan
+        if not self.plan_path.is_file():
+            raise EngineError(f"{self.path} has no {PLAN}.", self._again())
+        size = self.plan_path.stat().st_size
+        if size != recorded.bytes:
+            raise EngineError(
+                f"{self.plan_path} has {size} bytes, and {MANIFEST} was written for "
+                f"{recorded.bytes}.",
+                self._again(),
+            )
+        actual = sha256(self.plan_path)
+        if actual != recorded.sha256:
+            raise EngineError(
+                f"{self.plan_path} has SHA-256 {actual[:12]}..., and {MANIFEST} was written for "
+                f"{recorded.sha256[:12]}....",
+                self._again(),
+            )
+
+    def check_onnx(self, model: Path) -> None:
+        """Raise :class:`EngineError` if the plan was built from another ONNX file than this one."""
+        actual = onnx_source(model, tuple(self.manifest.onnx.external_data))
+        recorded = self.manifest.onnx
+        if actual.sha256 != recorded.sha256 or actual.external_data != recorded.external_data:
+            raise EngineError(
+                f"{self.path} was built from an ONNX file with SHA-256 {recorded.sha256[:12]}..., "
+                f"and {model} has {actual.sha256[:12]}... (or other external data).",
+                self._again(),
+            )
+
+    def check_plugin(self, library: Path | None) -> None:
+        """Raise :class:`EngineError` if the plan needs a plugin library and this is not it.
+
+        Args:
+            library: the plugin library that would be loaded; None if there is none.
+        """
+        plugin = self.manifest.plugin
+        if plugin is None or plugin.embedded:
+            return
+        names = ", ".join(plugin.operators)
+        if library is None or not library.is_file():
+            raise EngineError(
+                f"{self.path} calls the plugin {names} of {plugin.library}, which is not here.",
+                "Build it with `dinat-deploy plugin build`, or build the engine again with "
+                "--embed-plugin.",
+            )
+        actual = sha256(library)
+        if actual != plugin.sha256:
+            raise EngineError(
+                f"{self.path} was built with a {plugin.library} of SHA-256 "
+                f"{plugin.sha256[:12]}..., and {library} has {actual[:12]}....",
+                self._again(),
+            )
+
+    def _again(self) -> str:
+        return f"Build it again: `dinat-deploy build ... --backend {self.manifest.runtime.flavor}`."
+
+
+def onnx_source(model: Path, external: tuple[str, ...]) -> OnnxSource:
+    """Digests of an ONNX file and of the files that hold its weights.
+
+    Raises:
+        EngineError: one of them is missing.
+    """
+    try:
+        return OnnxSource(
+            file=model.name,
+            sha256=sha256(model),
+            external_data={name: sha256(model.parent / name) for name in external},
+        )
+    except OSError as error:
+        raise EngineError(f"{error.filename}: {error.strerror}.", "Export again.") from None
+
+
+def is_engine(path: Path) -> bool:
+    """Whether a directory was written by ``build``."""
+    try:
+        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and "format_version" in data and "runtime" in data
+
+
+def open_engine(path: str | Path) -> Engine:
+    """Read an engine's manifest.
+
+    Raises:
+        EngineError: it is no engine, of a newer format, or its manifest is invalid.
+    """
+    path = Path(path)
+    manifest = path / MANIFEST
+    if not path.exists():
+        raise EngineError(f"There is no engine {path}.", "Make one with `dinat-deploy build`.")
+    try:
+        data: Any = json.loads(manifest.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise EngineError(
+            f"{path} is not an engine: it has no {MANIFEST}.",
+            "Pass a directory written by `dinat-deploy build`.",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise EngineError(
+            f"{manifest} is not readable JSON: {error}.", "Build the engine again."
+        ) from None
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise EngineError(
+            f"{manifest} has format {version}; this dinat-deploy reads up to {FORMAT_VERSION}.",
+            "Upgrade dinat-deploy.",
+        )
+    try:
+        return Engine(path, EngineManifest.model_validate(data))
+    except ValidationError as error:
+        raise EngineError(
+            describe(error, f"{manifest} is not valid"), "Build the engine again."
+        ) from None

@@ -1,0 +1,139 @@
+"""Whether a model's attention is built from the plugin or from the operator's body."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dinat_deploy.engine.builder import Obstacle, PluginRequest
+from dinat_deploy.engine.onnx_file import OnnxFile
+from dinat_deploy.errors import ConfigError, EngineError, NativeError
+from dinat_deploy.native import LibraryInfo, find_library, library_info
+
+_CURE = "Build it with `dinat-deploy plugin build`"
+
+
+@dataclass(frozen=True)
+class PluginWish:
+    """What the user asks for.
+
+    Attributes:
+        use: True for the plugin, False for the body, None for the plugin if there is one.
+        library: the plugin library, instead of the one that is found; implies ``use``.
+        embed: store the library in the plan; implies ``use``.
+    """
+
+    use: bool | None = None
+    library: Path | None = None
+    embed: bool = False
+
+    def decided(self) -> bool | None:
+        """``use`` with what the other two imply; raises ConfigError if they contradict it."""
+        if self.library is None and not self.embed:
+            return self.use
+        if self.use is False:
+            raise ConfigError(
+                "--no-plugin contradicts --plugin-library and --embed-plugin.", "Leave one out."
+            )
+        return True
+
+
+def choose_plugin(
+    onnx: OnnxFile,
+    wish: PluginWish,
+    architectures: Sequence[str],
+    obstacle: Obstacle | None,
+    notes: list[str],
+) -> PluginRequest | None:
+    """Decide between the plugin and the body.
+
+    Args:
+        architectures: compute capabilities that the engine is for.
+        obstacle: why the builder cannot take plugins at all, if so.
+        notes: gets what the user should know of the choice.
+
+    Returns:
+        None for the body, or if the model has no attention nodes.
+
+    Raises:
+        ConfigError: the wishes contradict each other.
+        EngineError: the plugin is wanted or needed, and missing or not for the targets.
+    """
+    use = wish.decided()
+    if not onnx.op_nodes:
+        if use:
+            raise EngineError(
+                f"{onnx.path} has no neighborhood attention nodes that a plugin could compute.",
+                "Leave --plugin out; was the model exported by dinat-deploy?",
+            )
+        return None
+    if use is False:
+        _need_body(onnx, "--no-plugin forbids the plugin", "Leave --no-plugin out")
+        return None
+    library = wish.library or find_library("tensorrt")
+    if obstacle is None and library is None:
+        obstacle = Obstacle("the plugin library for TensorRT was not found", _CURE)
+    if obstacle is not None:
+        if use:
+            raise EngineError(
+                f"{obstacle.cause[0].upper()}{obstacle.cause[1:]}.", f"{obstacle.cure}."
+            )
+        _need_body(onnx, obstacle.cause, obstacle.cure)
+        notes.append(
+            "Attention is built from the operator's body in standard operators, not from the "
+            f"plugin: {obstacle.cause}. {obstacle.cure}."
+        )
+        return None
+    assert library is not None
+    if not library.is_file():
+        raise EngineError(f"There is no plugin library {library}.", f"{_CURE}.")
+    _check_targets(library, architectures)
+    return PluginRequest(
+        library=library.absolute(),
+        operators=list(dict.fromkeys(node.op_type for node in onnx.op_nodes)),
+        nodes=[node.name for node in onnx.op_nodes],
+        embed=wish.embed,
+    )
+
+
+def _need_body(onnx: OnnxFile, why: str, cure: str) -> None:
+    if onnx.without_body:
+        raise EngineError(
+            f"{onnx.path} has no body for {', '.join(onnx.without_body)}, and {why}.",
+            f"{cure}, or export with --body standard.",
+        )
+
+
+def _check_targets(library: Path, architectures: Sequence[str]) -> None:
+    info = _info(library)
+    if info is None:
+        return  # not one of ours; loading it will show what it is
+    if info.machine != platform.machine():
+        raise EngineError(
+            f"The plugin library {library} is for {info.machine}, this machine is "
+            f"{platform.machine()}.",
+            f"{_CURE} on this machine.",
+        )
+    missing = [entry for entry in architectures if not info.runs_on_gpu(int(entry))]
+    if missing:
+        raise EngineError(
+            f"The plugin library {library} has code for {', '.join(info.cuda_code)}, and the "
+            f"engine is wanted for compute capability {', '.join(missing)} too.",
+            "Name fewer with --arch, or build the plugin again: "
+            f"`dinat-deploy plugin build --arch {','.join(architectures)}`.",
+        )
+
+
+def library_version(library: Path) -> str | None:
+    """What a plugin library says of its version; None if it is not one of ours."""
+    info = _info(library)
+    return info.version if info else None
+
+
+def _info(library: Path) -> LibraryInfo | None:
+    try:
+        return library_info(library)
+    except NativeError:
+        return None

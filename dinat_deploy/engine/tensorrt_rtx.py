@@ -1,0 +1,122 @@
+"""The builder for TensorRT-RTX: ahead of time, for several GPUs, on a machine that needs none."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from dinat_deploy.engine import rtx_worker
+from dinat_deploy.engine.builder import BuildOutcome, BuildTask, Flavor, Obstacle
+from dinat_deploy.engine.devices import current_capability
+from dinat_deploy.engine.messages import ProgressReceiver
+from dinat_deploy.engine.process import run_worker
+from dinat_deploy.errors import EngineError, MissingDependencyError
+from dinat_deploy.progress import Progress
+
+# Compute capabilities that TensorRT-RTX builds for. It has no others: not Orin (87), not the
+# data-centre GPUs (90, 100), not Thor (110).
+ARCHITECTURES = {
+    "75": "Turing", "80": "Ampere A100", "86": "Ampere RTX 30", "89": "Ada RTX 40",
+    "120": "Blackwell RTX 50", "121": "Blackwell GB10",
+}  # fmt: skip
+# Until 1.6 the parser knows no plugins: it takes the body, or refuses a node without one. NVIDIA's
+# documentation still says so of 1.7, where they work.
+PLUGINS_SINCE = (1, 7)
+DEFAULT_ARCHITECTURES = ("80", "86", "89", "120")
+
+
+class TensorRtRtxBuilder:
+    """Builds engines with the package ``tensorrt-rtx``.
+
+    Args:
+        worker: module that is run as the worker process.
+    """
+
+    flavor: Flavor = "tensorrt-rtx"
+
+    def __init__(self, worker: str = rtx_worker.__name__) -> None:
+        self._worker = worker
+
+    def version(self) -> str:
+        if util.find_spec("tensorrt_rtx") is None:
+            raise MissingDependencyError(
+                "Building for TensorRT-RTX needs the package tensorrt-rtx, which is not installed.",
+                "pip install 'dinat-deploy[rtx]'",
+            )
+        for package in ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"):
+            try:
+                return metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        return "unknown"
+
+    def architectures(self, asked: Sequence[str]) -> list[str]:
+        chosen = [_architecture(entry) for entry in asked] or list(DEFAULT_ARCHITECTURES)
+        return sorted(dict.fromkeys(chosen), key=int)
+
+    def plugin_obstacle(self) -> Obstacle | None:
+        version = self.version()
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers is None or (int(numbers[1]), int(numbers[2])) >= PLUGINS_SINCE:
+            return None
+        since = ".".join(map(str, PLUGINS_SINCE))
+        return Obstacle(
+            f"TensorRT-RTX takes plugins since {since}, and {version} is installed",
+            "Upgrade it with `pip install -U tensorrt-rtx`",
+        )
+
+    def build(self, task: BuildTask, progress: Progress) -> BuildOutcome:
+        outcome: dict[str, Any] = {}
+
+        with (
+            tempfile.TemporaryDirectory(prefix="dinat-deploy-") as made,
+            ProgressReceiver(progress) as receiver,
+        ):
+            directory = Path(made)
+            links = directory / "lib"
+            links.mkdir()
+
+            def on_message(message: dict[str, Any]) -> None:
+                if message["kind"] == "failed":
+                    raise EngineError(message["cause"], message["cure"])
+                if message["kind"] == "done":
+                    outcome.update(message["outcome"])
+                receiver.receive(message)
+
+            # The worker explains what the links are for (rtx_worker.link_bare_name).
+            search = [str(links), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+            environment = {
+                "LD_LIBRARY_PATH": os.pathsep.join(search),
+                rtx_worker.LINK_DIRECTORY: str(links),
+            }
+            line = task.model_dump_json()
+            run_worker(self._worker, line, directory / "stderr", on_message, environment)
+        return BuildOutcome.model_validate(outcome)
+
+
+def _architecture(text: str) -> str:
+    """``8.6``, ``sm_86`` or ``86`` to ``86``; ``current`` to what is in this machine."""
+    listed = ", ".join(f"{number} ({name})" for number, name in ARCHITECTURES.items())
+    if text.strip().lower() == "current":
+        found = current_capability()
+        if found is None:
+            raise EngineError(
+                "--arch current needs an NVIDIA GPU with its driver, and this machine has none.",
+                f"Name the compute capabilities to build for: {listed}.",
+            )
+        where = f" of the GPU in this machine, {found},"
+    else:
+        cleaned = re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})\.?(\d)", text.strip().lower())
+        found = cleaned[1] + cleaned[2] if cleaned else text
+        where = f" {text}"
+    if found not in ARCHITECTURES:
+        raise EngineError(
+            f"TensorRT-RTX does not build for compute capability{where}.",
+            f"It builds for {listed}. Others (Orin, Thor, Hopper) need TensorRT itself.",
+        )
+    return found

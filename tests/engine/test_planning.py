@@ -1,0 +1,264 @@
+"""What is decided and refused before any builder starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from dinat_deploy.engine import plugin_choice, tensorrt_rtx
+from dinat_deploy.engine.tensorrt_rtx import TensorRtRtxBuilder
+from dinat_deploy.errors import (
+    BundleError,
+    ConfigError,
+    EngineError,
+    MissingDependencyError,
+    OutputError,
+)
+from dinat_deploy.pipeline.building import plan_build
+
+RTX: dict[str, Any] = {"backend": "tensorrt-rtx"}
+rtx = pytest.mark.rtx
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    path = tmp_path / "libmine.so"
+    path.write_bytes(b"not looked into while planning")
+    return path
+
+
+@pytest.fixture
+def bodiless(tiny_bundle: Path, tmp_path: Path) -> Path:
+    model = onnx.load(tiny_bundle / "model.onnx")
+    del model.functions[:]
+    onnx.save(model, tmp_path / "bodiless.onnx")
+    return tmp_path / "bodiless.onnx"
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ([], ["80", "86", "89", "120"]),
+        (["86"], ["86"]),
+        (
+            ["120", "8.9", "sm_75", "sm86", "12.1", "compute_80", "89"],
+            ["75", "80", "86", "89", "120", "121"],
+        ),
+    ],
+)
+def test_architectures_are_read_in_any_spelling(asked: list[str], found: list[str]) -> None:
+    assert TensorRtRtxBuilder().architectures(asked) == found
+
+
+@pytest.mark.parametrize("asked", ["87", "90", "110", "8.7", "ampere", "", "8.66"])
+def test_unknown_architectures_are_named_with_the_list(asked: str) -> None:
+    with pytest.raises(EngineError, match="does not build for compute capability") as caught:
+        TensorRtRtxBuilder().architectures(["86", asked])
+    assert f"capability {asked}." in caught.value.cause
+    assert "75 (Turing), 80 (Ampere A100)" in caught.value.cure
+    assert "Orin, Thor, Hopper" in caught.value.cure
+
+
+def test_current_asks_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_rtx, "current_capability", lambda: "89")
+    assert TensorRtRtxBuilder().architectures(["current", "86"]) == ["86", "89"]
+    monkeypatch.setattr(tensorrt_rtx, "current_capability", lambda: "90")
+    with pytest.raises(EngineError, match="of the GPU in this machine, 90,"):
+        TensorRtRtxBuilder().architectures(["current"])
+    monkeypatch.setattr(tensorrt_rtx, "current_capability", lambda: None)
+    with pytest.raises(EngineError, match="needs an NVIDIA GPU with its driver"):
+        TensorRtRtxBuilder().architectures(["current"])
+
+
+def test_a_missing_tensorrt_rtx_is_named_with_the_way_to_get_it(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_rtx.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'dinat-deploy\[rtx\]'"):
+        plan_build(tiny_bundle, **RTX)
+
+
+def test_other_backends_are_unknown(tiny_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="Unknown backend 'openvino'"):
+        plan_build(tiny_bundle, backend="openvino")
+
+
+@rtx
+def test_the_onnx_file_of_a_bundle_is_the_bundle(tiny_bundle: Path) -> None:
+    by_folder, by_file = (
+        plan_build(tiny_bundle, **RTX),
+        plan_build(tiny_bundle / "model.onnx", **RTX),
+    )
+    assert by_folder.bundle is not None
+    assert by_folder == by_file
+    assert by_folder.output == tiny_bundle / "engines" / "tensorrt-rtx-body"
+
+
+@rtx
+def test_a_changed_file_of_a_bundle_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    with (copy / "model.onnx").open("ab") as stream:
+        stream.write(b"\x1a\x00")
+    with pytest.raises(BundleError, match="and model.json was written for"):
+        plan_build(copy, **RTX)
+
+
+@rtx
+def test_places_without_a_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is not a bundle"):
+        plan_build(tmp_path, **RTX)
+    with pytest.raises(EngineError, match="There is no ONNX file"):
+        plan_build(tmp_path / "model.onnx", **RTX)
+
+
+@rtx
+def test_a_dynamic_bundle_gets_a_profile_and_a_note(dynamic_bundle: Path) -> None:
+    plan = plan_build(dynamic_bundle, **RTX)
+    assert [str(profile["image"]) for profile in plan.task.profiles] == [
+        "1x3x48x48:4x3x64x64:8x3x96x96"
+    ]
+    assert any("image=1x3x48x48:4x3x64x64:8x3x96x96" in note for note in plan.notes)
+    with pytest.raises(EngineError, match="was exported for 48 to 96 pixels"):
+        plan_build(dynamic_bundle, profiles=["image=1x3x32x32"], **RTX)
+
+
+@rtx
+def test_a_dynamic_onnx_file_needs_a_profile(dynamic_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    shutil.copy(dynamic_bundle / "model.onnx", path)
+    with pytest.raises(EngineError, match=r"image \[batch x 3 x height x width\] is dynamic"):
+        plan_build(path, **RTX)
+    assert plan_build(path, profiles=["image=1x3x64x64"], **RTX).task.profiles
+
+
+@rtx
+def test_the_plugin_is_used_when_it_is_found(
+    tiny_bundle: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin_choice, "find_library", lambda name: library)
+    plan = plan_build(tiny_bundle, **RTX)
+    assert plan.task.plugin is not None
+    assert plan.task.plugin.library == library
+    assert plan.task.plugin.operators == ["NeighborhoodAttention2D"]
+    assert len(plan.task.plugin.nodes) == 3
+    assert plan.task.plugin.embed is False
+    assert plan.output.name == "tensorrt-rtx-plugin"
+    assert plan.notes == []
+    body = plan_build(tiny_bundle, plugin=False, **RTX)
+    assert body.task.plugin is None
+    assert body.output.name == "tensorrt-rtx-body"
+    assert body.notes == []
+
+
+@rtx
+def test_without_a_library_the_body_is_used_with_a_note(tiny_bundle: Path) -> None:
+    plan = plan_build(tiny_bundle, **RTX)
+    assert plan.task.plugin is None
+    assert "the plugin library for TensorRT was not found" in plan.notes[0]
+    assert "dinat-deploy plugin build" in plan.notes[0]
+
+
+@rtx
+@pytest.mark.parametrize("options", [{"plugin": True}, {"embed_plugin": True}])
+def test_a_wanted_plugin_that_is_missing_is_an_error(
+    options: dict[str, Any], tiny_bundle: Path
+) -> None:
+    with pytest.raises(
+        EngineError, match="^The plugin library for TensorRT was not found"
+    ) as caught:
+        plan_build(tiny_bundle, **options, **RTX)
+    assert "dinat-deploy plugin build" in caught.value.cure
+
+
+@rtx
+def test_a_named_plugin_that_is_missing_is_an_error(tiny_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"There is no plugin library .*gone\.so"):
+        plan_build(tiny_bundle, plugin_library=tmp_path / "gone.so", **RTX)
+
+
+@rtx
+@pytest.mark.parametrize(
+    ("plugin", "why"),
+    [(None, "the plugin library for TensorRT was not found"), (False, "--no-plugin forbids")],
+)
+def test_a_file_without_body_needs_a_plugin(
+    plugin: bool | None, why: str, bodiless: Path, library: Path
+) -> None:
+    with pytest.raises(EngineError, match=f"has no body for NeighborhoodAttention2D, and {why}"):
+        plan_build(bodiless, plugin=plugin, **RTX)
+    assert plan_build(bodiless, plugin_library=library, **RTX).task.plugin is not None
+
+
+@rtx
+@pytest.mark.parametrize("options", [{"embed_plugin": True}, {"plugin_library": "x.so"}])
+def test_contradicting_options_are_refused(options: dict[str, Any], tiny_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="--no-plugin contradicts"):
+        plan_build(tiny_bundle, plugin=False, **options, **RTX)
+
+
+@rtx
+def test_a_model_without_attention_wants_no_plugin(relu_model: Path, library: Path) -> None:
+    plan = plan_build(relu_model, **RTX)
+    assert plan.task.plugin is None
+    assert plan.output == relu_model.parent / "relu.engines" / "tensorrt-rtx"
+    with pytest.raises(EngineError, match="has no neighborhood attention nodes"):
+        plan_build(relu_model, plugin_library=library, **RTX)
+
+
+@rtx
+def test_releases_without_plugins_take_the_body(
+    tiny_bundle: Path, bodiless: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TensorRtRtxBuilder, "version", lambda self: "1.6.1.120")
+    monkeypatch.setattr(plugin_choice, "find_library", lambda name: library)
+    message = r"TensorRT-RTX takes plugins since 1\.7, and 1\.6\.1\.120 is installed\."
+    plan = plan_build(tiny_bundle, **RTX)
+    assert plan.task.plugin is None
+    assert "pip install -U tensorrt-rtx" in plan.notes[0]
+    for path, options in ((tiny_bundle, {"plugin": True}), (bodiless, {})):
+        with pytest.raises(EngineError, match=message) as caught:
+            plan_build(path, **options, **RTX)
+        assert "pip install -U tensorrt-rtx" in caught.value.cure
+    monkeypatch.setattr(TensorRtRtxBuilder, "version", lambda self: "1.10.0")
+    assert plan_build(tiny_bundle, **RTX).task.plugin is not None
+
+
+class Info:
+    """What native.library_info says of a library with code for Ampere only."""
+
+    machine = plugin_choice.platform.machine()
+    cuda_code = ("sm_86",)
+    version = "0.1.0"
+
+    def runs_on_gpu(self, architecture: int) -> bool:
+        return architecture in (86, 89)
+
+
+@rtx
+def test_a_plugin_without_code_for_a_target_is_refused(
+    tiny_bundle: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin_choice, "library_info", lambda path: Info())
+    options = {**RTX, "plugin_library": library}
+    assert plan_build(tiny_bundle, architectures=["86", "89"], **options).task.plugin is not None
+    with pytest.raises(
+        EngineError, match=r"has code for sm_86, .* capability 80, 120 too"
+    ) as caught:
+        plan_build(tiny_bundle, **options)
+    assert "`dinat-deploy plugin build --arch 80,86,89,120`" in caught.value.cure
+    monkeypatch.setattr(Info, "machine", "riscv64")
+    with pytest.raises(EngineError, match=r"libmine\.so is for riscv64, this machine is"):
+        plan_build(tiny_bundle, architectures=["86"], **options)
+
+
+@rtx
+def test_a_log_that_cannot_be_written_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    for place in (tmp_path / "no" / "where.log", tmp_path):
+        with pytest.raises(OutputError, match="Choose another --verbose-log"):
+            plan_build(tiny_bundle, verbose_log=place, **RTX)
+    plan_build(tiny_bundle, verbose_log=tmp_path / "good.log", **RTX)
+    assert not (tmp_path / "good.log").exists()
