@@ -1,0 +1,1 @@
+"""Parts of the GPU benchmark ``benchmarks/op_gpu.py``."""
