@@ -14,8 +14,8 @@ import numpy.typing as npt
 from dinat_deploy.bundle import open_bundle
 from dinat_deploy.errors import BundleError
 from dinat_deploy.models.preprocessing import load_batch
+from dinat_deploy.pipeline.running import onnxruntime_session
 from dinat_deploy.progress import Progress, Silent
-from dinat_deploy.session.onnxruntime_session import OnnxRuntimeSession
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -68,16 +68,13 @@ def infer(
             f"{bundle.path} is no classifier: its outputs are {outputs}.",
             "Export with --task classification to classify pictures.",
         )
-    if not manifest.graph.body:
-        raise BundleError(
-            f"{bundle.model_path} has no body for the operator; ONNX Runtime cannot run it.",
-            "Export with --body standard to run it here.",
-        )
     if manifest.weights.source == "seeded":
         progress.note("This bundle has random weights; its predictions mean nothing.")
     with progress.stage("Loading the model"):
         bundle.check_model()
-        session = OnnxRuntimeSession(bundle.model_path)
+        session = onnxruntime_session(bundle)
+    for note in session.notes:
+        progress.note(note)
     spec, output = manifest.graph.inputs[0], manifest.graph.outputs[0].name
     batch = spec.shape[0] if isinstance(spec.shape[0], int) else 1
     results = []

@@ -16,6 +16,7 @@ from dinat_deploy.errors import BundleError, MissingDependencyError
 from dinat_deploy.models.preprocessing import load_batch
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.parity import Errors, Tolerance, compare_all
+from dinat_deploy.pipeline.running import onnxruntime_session
 from dinat_deploy.progress import Progress, Silent
 from dinat_deploy.session.base import Session
 from dinat_deploy.session.onnxruntime_session import OnnxRuntimeSession
@@ -140,6 +141,7 @@ def verify(
         reference=torch_session.name if torch_session else _recorded_by(bundle),
         candidate=candidate.name,
         tolerance=tolerance,
+        notes=list(candidate.notes),
     )
     work: list[tuple[Origin, Case]] = [("recorded", case) for case in recorded]
     if torch_session is not None:
@@ -172,14 +174,9 @@ def _recorded_by(bundle: Bundle) -> str:
     return f"recorded outputs of PyTorch {version}"
 
 
-def _candidate(bundle: Bundle, layers: bool) -> Session:
-    if not bundle.manifest.graph.body:
-        raise BundleError(
-            f"{bundle.model_path} has no body for the operator; ONNX Runtime cannot run it.",
-            "Export with --body standard to verify it here.",
-        )
+def _candidate(bundle: Bundle, layers: bool) -> OnnxRuntimeSession:
     taps = list(bundle.manifest.taps.values()) if layers else []
-    return OnnxRuntimeSession(bundle.model_path, taps=taps)
+    return onnxruntime_session(bundle, taps=taps)
 
 
 def _torch_session(bundle: Bundle, layers: bool, progress: Progress) -> Session:

@@ -32,17 +32,26 @@ def test_doctor_finds_what_is_installed() -> None:
     assert all(check.found for check in checks.values() if check.required)
 
 
-def test_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_what_is_missing_and_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nothing(_: str) -> str:
         raise diagnosing.metadata.PackageNotFoundError
 
     monkeypatch.setattr(diagnosing.metadata, "version", nothing)
-    monkeypatch.setattr(diagnosing.shutil, "which", lambda _: None)
+    monkeypatch.setattr(diagnosing.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(diagnosing.native, "find_cuda", lambda: None)
+    monkeypatch.setenv("DINAT_NATIVE_DIR", str(tmp_path))
     checks = {check.name: check for check in doctor()}
     assert checks["torch"].found is None
     assert checks["torch"].install == "pip install torch"
     assert "verify" in checks["onnxruntime"].enables
     assert checks["NVIDIA GPU"].found is None
+    assert checks["operator library"].install == "dinat-deploy plugin build"
+    assert checks["C++ compiler"].install == "apt-get install g++"
+    for name in ("TensorRT plugin", "CUDA compiler"):
+        assert checks[name].found is None
+        assert checks[name].install.startswith("pip install 'dinat-deploy[cuda]'")
 
 
 def test_doctor_reads_the_gpu_from_the_drivers_tool(

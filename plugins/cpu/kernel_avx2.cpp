@@ -1,0 +1,23 @@
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "common/half.h"
+#include "cpu/kernel.h"
+
+#define DINAT_PAIRED_ROWS 0  // whether a vector may hold two rows of a patch
+
+namespace dinat::cpu {
+namespace {
+
+// clang-format off: each needs those before it
+#include "cpu/simd_x86.h"
+#include "cpu/simd_avx2.h"
+#include "cpu/kernel_body.h"
+// clang-format on
+
+}  // namespace
+
+const Kernel kAvx2Kernel{kWidth, kQueries, {run<float>, run<Float16>, run<BFloat16>}, multiply};
+
+}  // namespace dinat::cpu

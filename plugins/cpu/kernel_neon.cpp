@@ -1,0 +1,22 @@
+#include <arm_neon.h>
+
+#include <cstdint>
+
+#include "common/half.h"
+#include "cpu/kernel.h"
+
+#define DINAT_PAIRED_ROWS 0  // whether a vector may hold two rows of a patch
+
+namespace dinat::cpu {
+namespace {
+
+// clang-format off: each needs those before it
+#include "cpu/simd_neon.h"
+#include "cpu/kernel_body.h"
+// clang-format on
+
+}  // namespace
+
+const Kernel kNeonKernel{kWidth, kQueries, {run<float>, run<Float16>, run<BFloat16>}, multiply};
+
+}  // namespace dinat::cpu
