@@ -8,12 +8,14 @@ from __future__ import annotations
 import click
 
 from dinat_deploy import __version__
+from dinat_deploy.cli.build import build
 from dinat_deploy.cli.console import run
 from dinat_deploy.cli.doctor import doctor
 from dinat_deploy.cli.export import export
 from dinat_deploy.cli.infer import infer
 from dinat_deploy.cli.inspect import inspect
 from dinat_deploy.cli.models import models
+from dinat_deploy.cli.plugin import plugin
 from dinat_deploy.cli.verify import verify
 
 
@@ -26,10 +28,11 @@ def cli() -> None:
     dinat-deploy models                         what there is
     dinat-deploy export -m dinat_mini           a verified bundle in out/dinat_mini
     dinat-deploy verify out/dinat_mini          compare it with PyTorch again
+    dinat-deploy build out/dinat_mini --backend tensorrt-rtx
     """
 
 
-for command in (models, export, verify, infer, inspect, doctor):
+for command in (models, export, verify, infer, inspect, build, plugin, doctor):
     cli.add_command(command)
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from dinat_deploy import __version__
+from dinat_deploy import __version__, native
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,46 @@ def doctor() -> list[Check]:
     ]
     for names, enables, install, required in _PACKAGES:
         checks.append(Check(names[0], _version(names), enables, install, required))
+    checks.extend(_native_checks())
     checks.append(Check("NVIDIA GPU", _gpu(), "running TensorRT engines", "", False))
     return checks
+
+
+def _native_checks() -> list[Check]:
+    """The native libraries and the compilers that make them."""
+    cxx, cuda = native.find_cxx(), native.find_cuda()
+    build = "dinat-deploy plugin build"
+    plugin = build if cuda else f"pip install 'dinat-deploy[cuda]' && {build}"
+    return [
+        Check(
+            "operator library",
+            _built("onnxruntime"),
+            "faster runs in ONNX Runtime; without it the standard-ops body runs",
+            build,
+            False,
+        ),
+        Check(
+            "TensorRT plugin",
+            _built("tensorrt"),
+            "engines with our kernels",
+            plugin,
+            False,
+        ),
+        Check("C++ compiler", str(cxx) if cxx else None, build, "apt-get install g++", False),
+        Check(
+            "CUDA compiler",
+            f"{cuda.version}, {cuda.nvcc}" if cuda else None,
+            f"{build}, for the TensorRT plugin",
+            "pip install 'dinat-deploy[cuda]'",
+            False,
+        ),
+    ]
+
+
+def _built(name: native.LibraryName) -> str | None:
+    """Version and place of a native library."""
+    path = native.find_library(name)
+    return f"{native.library_info(path).version}, {path.parent}" if path else None
 
 
 def _version(names: tuple[str, ...]) -> str | None:
