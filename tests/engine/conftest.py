@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from dinat_deploy.pipeline.exporting import export
 from dinat_deploy.pipeline.sources import ModelRequest
-from tests.plugins.conftest import TargetBuilder, cuda_build, cuda_target, nvcc_path
+from tests.plugins.conftest import TargetBuilder, cuda_build, cuda_target
 
-__all__ = ["cuda_build", "cuda_target", "nvcc_path"]  # fixtures, used by name
+__all__ = ["cuda_build", "cuda_target"]  # fixtures, used by name
 
 HAVE_RTX = util.find_spec("tensorrt_rtx") is not None
 

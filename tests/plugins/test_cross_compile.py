@@ -19,7 +19,7 @@ from filelock import FileLock
 
 import dinat_deploy
 from dinat_deploy.native import LibraryInfo, find_cuda, library_info
-from tests.plugins.conftest import SOURCE, _shared_folder
+from tests.plugins.conftest import SOURCE, shared_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.cuda]
 PREFIX = "aarch64-linux-gnu-"
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _missing(f"{PREFIX}g++ is missing; apt-get install g++-aarch64-linux-gnu")
     if find_cuda() is None:
         _missing("there is no CUDA compiler")
-    made = _shared_folder(tmp_path_factory) / "aarch64"
+    made = shared_folder(tmp_path_factory) / "aarch64"
     stamp = made.with_suffix(".digest")
     digest = _sources_digest()
     with FileLock(f"{made}.lock"):
