@@ -40,22 +40,32 @@ class PluginWish:
         return True
 
 
+@dataclass(frozen=True)
+class Targets:
+    """Compute capabilities that an engine is for, and whether the user named them."""
+
+    architectures: list[str]
+    named: bool
+
+
 def choose_plugin(
     onnx: OnnxFile,
     wish: PluginWish,
-    architectures: Sequence[str],
+    targets: Targets,
     obstacle: Obstacle | None,
     notes: list[str],
-) -> PluginRequest | None:
+) -> tuple[PluginRequest | None, list[str]]:
     """Decide between the plugin and the body.
 
     Args:
-        architectures: compute capabilities that the engine is for.
+        targets: what the engine is to run on. Those that the user did not name are narrowed to the
+            ones that the plugin library has code for.
         obstacle: why the builder cannot take plugins at all, if so.
         notes: gets what the user should know of the choice.
 
     Returns:
-        None for the body, or if the model has no attention nodes.
+        The plugin (None for the body, or if the model has no attention nodes) and the compute
+        capabilities to build for.
 
     Raises:
         ConfigError: the wishes contradict each other.
@@ -68,13 +78,18 @@ def choose_plugin(
                 f"{onnx.path} has no neighborhood attention nodes that a plugin could compute.",
                 "Leave --plugin out; was the model exported by dinat-deploy?",
             )
-        return None
+        return None, targets.architectures
     if use is False:
         _need_body(onnx, "--no-plugin forbids the plugin", "Leave --no-plugin out")
-        return None
+        return None, targets.architectures
     library = wish.library or find_library("tensorrt")
     if obstacle is None and library is None:
         obstacle = Obstacle("the plugin library for TensorRT was not found", _CURE)
+    covered: list[str] = []
+    if obstacle is None and library is not None:
+        covered = _covered(library, targets.architectures)
+        if len(covered) < len(targets.architectures) and (targets.named or not covered):
+            obstacle = _missing_code(library, targets.architectures)
     if obstacle is not None:
         if use:
             raise EngineError(
@@ -85,17 +100,22 @@ def choose_plugin(
             "Attention is built from the operator's body in standard operators, not from the "
             f"plugin: {obstacle.cause}. {obstacle.cure}."
         )
-        return None
+        return None, targets.architectures
     assert library is not None
-    if not library.is_file():
-        raise EngineError(f"There is no plugin library {library}.", f"{_CURE}.")
-    _check_targets(library, architectures)
-    return PluginRequest(
+    if len(covered) < len(targets.architectures):
+        left_out = [entry for entry in targets.architectures if entry not in covered]
+        notes.append(
+            f"The engine is for compute capability {', '.join(covered)} only; the plugin library "
+            f"has no code for {', '.join(left_out)}. `dinat-deploy plugin build "
+            f"--arch {','.join(targets.architectures)}` gives it some."
+        )
+    request = PluginRequest(
         library=library.absolute(),
         operators=list(dict.fromkeys(node.op_type for node in onnx.op_nodes)),
         nodes=[node.name for node in onnx.op_nodes],
         embed=wish.embed,
     )
+    return request, covered
 
 
 def _need_body(onnx: OnnxFile, why: str, cure: str) -> None:
@@ -106,24 +126,31 @@ def _need_body(onnx: OnnxFile, why: str, cure: str) -> None:
         )
 
 
-def _check_targets(library: Path, architectures: Sequence[str]) -> None:
+def _covered(library: Path, architectures: Sequence[str]) -> list[str]:
+    """Those of the architectures that the library has code for."""
+    if not library.is_file():
+        raise EngineError(f"There is no plugin library {library}.", f"{_CURE}.")
     info = _info(library)
     if info is None:
-        return  # not one of ours; loading it will show what it is
+        return list(architectures)  # not one of ours; loading it will show what it is
     if info.machine != platform.machine():
         raise EngineError(
             f"The plugin library {library} is for {info.machine}, this machine is "
             f"{platform.machine()}.",
             f"{_CURE} on this machine.",
         )
+    return [entry for entry in architectures if info.runs_on_gpu(int(entry))]
+
+
+def _missing_code(library: Path, architectures: Sequence[str]) -> Obstacle:
+    info = library_info(library)
     missing = [entry for entry in architectures if not info.runs_on_gpu(int(entry))]
-    if missing:
-        raise EngineError(
-            f"The plugin library {library} has code for {', '.join(info.cuda_code)}, and the "
-            f"engine is wanted for compute capability {', '.join(missing)} too.",
-            "Name fewer with --arch, or build the plugin again: "
-            f"`dinat-deploy plugin build --arch {','.join(architectures)}`.",
-        )
+    return Obstacle(
+        f"the plugin library {library} has code for {', '.join(info.cuda_code)}, and the engine is "
+        f"wanted for compute capability {', '.join(missing)} too",
+        "Name fewer with --arch, or build the plugin again with "
+        f"`dinat-deploy plugin build --arch {','.join(architectures)}`",
+    )
 
 
 def library_version(library: Path) -> str | None:

@@ -31,7 +31,7 @@ from dinat_deploy.engine.manifest import (
     onnx_source,
 )
 from dinat_deploy.engine.onnx_file import GraphTensor, OnnxFile, read_onnx
-from dinat_deploy.engine.plugin_choice import PluginWish, choose_plugin, library_version
+from dinat_deploy.engine.plugin_choice import PluginWish, Targets, choose_plugin, library_version
 from dinat_deploy.engine.profiles import (
     Profile,
     check_profile,
@@ -135,15 +135,15 @@ def plan_build(
     path, bundle = _find(Path(model))
     onnx = read_onnx(path)
     notes: list[str] = []
-    targets = builder.architectures(architectures)
+    targets = Targets(builder.architectures(architectures), named=bool(architectures))
     wish = PluginWish(plugin, Path(plugin_library) if plugin_library else None, embed_plugin)
-    request = choose_plugin(onnx, wish, targets, builder.plugin_obstacle(), notes)
+    request, covered = choose_plugin(onnx, wish, targets, builder.plugin_obstacle(), notes)
     task = BuildTask(
         model=path.absolute(),
         plan=Path(PLAN),
         plugin=request,
         profiles=_profiles(onnx, bundle, profiles, notes),
-        architectures=targets,
+        architectures=covered,
         optimization_level=optimization_level,
         workspace_mib=workspace_mib,
         verbose_log=_log_place(verbose_log),
@@ -180,7 +180,8 @@ def build(
         embed_plugin: store the plugin library in the plan; implies ``plugin``.
         profiles: shapes of dynamic inputs, like ``image=1x3x224x224:4x3x224x224:8x3x224x224``,
             one entry for each optimisation profile. By default one profile from the bundle.
-        architectures: compute capabilities to build for, like ``86``.
+        architectures: compute capabilities to build for, like ``86``. By default the backend's
+            usual ones, as far as the plugin library has code for them.
         optimization_level: 0 (fast build) to 5.
         workspace_mib: bound of the engine's scratch memory, in MiB.
         verbose_log: file for everything the builder says.

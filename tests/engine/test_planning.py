@@ -245,14 +245,29 @@ def test_a_plugin_without_code_for_a_target_is_refused(
     monkeypatch.setattr(plugin_choice, "library_info", lambda path: Info())
     options = {**RTX, "plugin_library": library}
     assert plan_build(tiny_bundle, architectures=["86", "89"], **options).task.plugin is not None
-    with pytest.raises(
-        EngineError, match=r"has code for sm_86, .* capability 80, 120 too"
-    ) as caught:
-        plan_build(tiny_bundle, **options)
-    assert "`dinat-deploy plugin build --arch 80,86,89,120`" in caught.value.cure
+    with pytest.raises(EngineError, match=r"has code for sm_86, .* capability 120 too") as caught:
+        plan_build(tiny_bundle, architectures=["86", "120"], **options)
+    assert "`dinat-deploy plugin build --arch 86,120`" in caught.value.cure
     monkeypatch.setattr(Info, "machine", "riscv64")
     with pytest.raises(EngineError, match=r"libmine\.so is for riscv64, this machine is"):
         plan_build(tiny_bundle, architectures=["86"], **options)
+
+
+@rtx
+def test_without_named_targets_the_engine_is_for_what_the_plugin_has_code_for(
+    tiny_bundle: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin_choice, "library_info", lambda path: Info())
+    monkeypatch.setattr(plugin_choice, "find_library", lambda name: library)
+    plan = plan_build(tiny_bundle, **RTX)
+    assert plan.task.plugin is not None
+    assert plan.task.architectures == ["86", "89"]
+    assert "no code for 80, 120. `dinat-deploy plugin build --arch 80,86,89,120`" in plan.notes[0]
+    monkeypatch.setattr(Info, "runs_on_gpu", lambda self, architecture: architecture == 90)
+    plan = plan_build(tiny_bundle, **RTX)
+    assert plan.task.plugin is None
+    assert plan.task.architectures == ["80", "86", "89", "120"]
+    assert "has code for sm_86" in plan.notes[0]
 
 
 @rtx
