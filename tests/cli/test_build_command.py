@@ -6,16 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dinat_deploy.cli import cli
-from dinat_deploy.cli.console import BarProgress, run
+from dinat_deploy.cli.console import BarProgress
+from tests.cli.conftest import Command
 
 pytestmark = [
     pytest.mark.rtx,
@@ -25,35 +23,12 @@ BUILD = ("build", "--backend", "tensorrt-rtx")
 FAST = (*BUILD, "--arch", "86", "--optimization-level", "0")
 
 
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def command(
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Command:
-    """Run a command line in this process, where no plugin library is found by chance."""
+@pytest.fixture(autouse=True)
+def _no_plugin_library_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A test that wants a plugin names it; none is found by chance."""
     monkeypatch.setenv("DINAT_NATIVE_DIR", str(tmp_path_factory.mktemp("native")))
-
-    def call(*arguments: object) -> Outcome:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["dinat-deploy", *map(str, arguments)])
-        monkeypatch.setattr("signal.signal", lambda *_: None)
-        with pytest.raises(SystemExit) as stopped:
-            run(cli)
-        captured = capfd.readouterr()
-        return Outcome(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture

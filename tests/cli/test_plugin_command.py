@@ -10,47 +10,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import dinat_deploy
 from dinat_deploy import native
-from dinat_deploy.cli import cli
-from dinat_deploy.cli.console import run
 from dinat_deploy.native import CudaCompiler
 from dinat_deploy.pipeline.plugins import _cross_libraries
 from dinat_deploy.progress import Silent
+from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
 TOOLS = [native.find_program("cmake"), native.find_program("ninja"), native.find_cxx()]
 pytestmark = pytest.mark.skipif(not all(TOOLS), reason="needs cmake, ninja and a C++ compiler")
 
 
-@dataclass
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    def call(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["dinat-deploy", "plugin", *map(str, arguments)])
-        monkeypatch.setattr("signal.signal", lambda *_: None)
-        with pytest.raises(SystemExit) as stopped:
-            run(cli)
-        captured = capsys.readouterr()
-        return Outcome(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return call
+def plugin(command: Command) -> Command:
+    """Run ``dinat-deploy plugin`` with these arguments."""
+    return lambda *arguments: command("plugin", *arguments)
 
 
 @pytest.fixture
@@ -97,9 +76,9 @@ def left_over(home: Path) -> list[Path]:
 
 
 def test_build_puts_libraries_where_sessions_find_them(
-    command: Command, project: Path, home: Path
+    plugin: Command, project: Path, home: Path
 ) -> None:
-    made = command("build")
+    made = plugin("build")
     assert made.status == 0
     folder = home / "data" / "dinat-deploy" / dinat_deploy.__version__ / "native"
     assert f"{folder}/libdinat_onnxruntime.so: {platform.machine()}, " in made.out
@@ -115,7 +94,7 @@ def test_build_puts_libraries_where_sessions_find_them(
     assert "GNU" in info.compilers or "Clang" in info.compilers
     assert [path.parent for path in left_over(home)] == [folder]
 
-    again = command("build", "--json", "--jobs", 1)
+    again = plugin("build", "--json", "--jobs", 1)
     report = json.loads(again.out)
     assert report["found"] is True
     assert report["cuda"] is None
@@ -123,9 +102,9 @@ def test_build_puts_libraries_where_sessions_find_them(
 
 
 def test_build_into_a_folder_says_how_to_use_it(
-    command: Command, project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Command, project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = command("build", "--output", "libs", "--verbose")
+    made = plugin("build", "--output", "libs", "--verbose")
     assert made.status == 0
     assert f"set DINAT_NATIVE_DIR={home / 'libs'}" in made.out
     assert "[1/" in made.err  # ninja's own lines
@@ -135,25 +114,25 @@ def test_build_into_a_folder_says_how_to_use_it(
 
 
 def test_a_folder_with_other_things_is_not_replaced(
-    command: Command, project: Path, home: Path
+    plugin: Command, project: Path, home: Path
 ) -> None:
     (home / "mine").mkdir()
     (home / "mine" / "thesis.txt").touch()
-    refused = command("build", "--output", "mine")
+    refused = plugin("build", "--output", "mine")
     assert refused.status == 2
     assert "is a directory with other content" in refused.err
     assert [path.name for path in (home / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_a_failed_build_keeps_its_log_and_the_old_libraries(
-    command: Command, project: Path, home: Path
+    plugin: Command, project: Path, home: Path
 ) -> None:
-    assert command("build").status == 0
+    assert plugin("build").status == 0
     library = native.find_library("onnxruntime")
     assert library is not None
     before = native.library_info(library).sha256
     (project / "plugins" / "second.cpp").write_text("int unseen() { return missing; }\n")
-    failed = command("build", "--json")
+    failed = plugin("build", "--json")
     assert failed.status == 2
     error = json.loads(failed.out)["error"]
     assert "second.cpp:1:" in error["cause"]
@@ -165,9 +144,9 @@ def test_a_failed_build_keeps_its_log_and_the_old_libraries(
     assert sorted(left_over(home)) == sorted([log, library])
 
 
-def test_a_failed_configuration_is_reported(command: Command, project: Path) -> None:
+def test_a_failed_configuration_is_reported(plugin: Command, project: Path) -> None:
     (project / "plugins" / "CMakeLists.txt").write_text('message(FATAL_ERROR "no such thing")\n')
-    failed = command("build")
+    failed = plugin("build")
     assert failed.status == 2
     assert "Error: The build failed: CMake Error at plugins/CMakeLists.txt:1" in failed.err
 
@@ -181,22 +160,22 @@ def test_a_failed_configuration_is_reported(command: Command, project: Path) -> 
     ],
 )
 def test_known_failures_come_with_their_cure(
-    says: str, cure: str, command: Command, project: Path
+    says: str, cure: str, plugin: Command, project: Path
 ) -> None:
     (project / "plugins" / "first.cpp").write_text(f"#warning {says}\n#error {says}\n")
-    failed = command("build")
+    failed = plugin("build")
     assert failed.status == 2
     assert cure in failed.err
 
 
 def test_what_is_missing_is_named_with_the_line_that_brings_it(
-    command: Command, project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Command, project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without(name: str, message: str, cure: str) -> None:
         found = native.find_program
         with monkeypatch.context() as patch:
             patch.setattr(native, "find_program", lambda *n: None if name in n else found(*n))
-            failed = command("build")
+            failed = plugin("build")
         assert failed.status == 2
         assert message in failed.err
         assert cure in failed.err
@@ -206,9 +185,9 @@ def test_what_is_missing_is_named_with_the_line_that_brings_it(
     without("c++", "There is no C++ compiler", "apt-get install g++")
     with monkeypatch.context() as patch:
         patch.setattr(native, "output_of", lambda *_: "cmake version 3.22.1")
-        assert "is older than 3.24" in command("build").err
+        assert "is older than 3.24" in plugin("build").err
     monkeypatch.setattr(native, "_package_directories", lambda: [home / "nowhere"])
-    assert "sources are not in this installation" in command("build").err
+    assert "sources are not in this installation" in plugin("build").err
 
 
 @pytest.mark.parametrize(
@@ -219,9 +198,9 @@ def test_what_is_missing_is_named_with_the_line_that_brings_it(
     ],
 )
 def test_asking_for_gpus_without_a_compiler_is_an_error(
-    arguments: list[str], message: str, command: Command, project: Path, home: Path
+    arguments: list[str], message: str, plugin: Command, project: Path, home: Path
 ) -> None:
-    failed = command("build", *arguments)
+    failed = plugin("build", *arguments)
     assert failed.status == 2
     assert message in failed.err
     assert "pip install 'dinat-deploy[cuda]'" in failed.err
@@ -240,25 +219,25 @@ def test_asking_for_gpus_without_a_compiler_is_an_error(
 def test_an_unknown_architecture_is_refused_at_once(
     arch: str,
     message: str,
-    command: Command,
+    plugin: Command,
     project: Path,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cuda = toolkit(home, "12.6.85", 80, 87, 90)
     monkeypatch.setattr(native, "find_cuda", lambda directory=None: cuda)
-    failed = command("build", "--arch", arch)
+    failed = plugin("build", "--arch", arch)
     assert failed.status == 2
     assert message in failed.err
 
 
 def test_cross_compiling_without_the_compiler_names_the_package(
-    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Command, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     monkeypatch.setattr(native, "find_program", lambda *names: Path("/usr/bin") / names[0])
     monkeypatch.setattr(native, "output_of", lambda *_: "cmake version 3.30")
-    failed = command("build", "--cross", "aarch64")
+    failed = plugin("build", "--cross", "aarch64")
     assert failed.status == 2
     assert "aarch64-linux-gnu-g++, the C++ compiler for aarch64, is missing." in failed.err
     assert "apt-get install g++-aarch64-linux-gnu" in failed.err
@@ -332,9 +311,9 @@ def test_an_interrupted_build_leaves_nothing_and_ends_its_compilers(
 
 
 def test_info_says_what_is_missing_and_how_to_build_it(
-    command: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = command("info")
+    shown = plugin("info")
     assert shown.status == 0
     assert "CUDA compiler: none" in shown.out
     assert (
@@ -342,55 +321,55 @@ def test_info_says_what_is_missing_and_how_to_build_it(
         "dinat-deploy plugin build." in shown.out
     )
     monkeypatch.setattr(native, "find_cxx", lambda: None)
-    report = json.loads(command("info", "--json").out)
+    report = json.loads(plugin("info", "--json").out)
     assert report["libraries"] == {"onnxruntime": None, "tensorrt": None}
     assert report["cxx"] is None
     assert "install a C++ compiler (apt-get install g++), then" in report["remarks"][0]
 
 
 def test_info_shows_what_there_is_and_what_does_not_fit(
-    command: Command, project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    plugin: Command, project: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command("build", "--output", "libs")
+    plugin("build", "--output", "libs")
     path = home / "libs" / "libdinat_onnxruntime.so"
     monkeypatch.setenv("DINAT_NATIVE_DIR", str(path.parent))
     info = native.library_info(path)
-    report = json.loads(command("info", "--json").out)
+    report = json.loads(plugin("info", "--json").out)
     assert report["libraries"]["onnxruntime"]["sha256"] == info.sha256
-    assert info.sha256[:12] in command("info").out
+    assert info.sha256[:12] in plugin("info").out
 
     monkeypatch.setattr(dinat_deploy, "__version__", "9.9.9")
     monkeypatch.setattr(native, "gpus", lambda: [("NVIDIA Test", 120)])
     with_code = {**vars(info), "cuda_code": ["sm_80"]}
     monkeypatch.setattr(native, "library_info", lambda _: native.LibraryInfo(**with_code))
-    remarks = " ".join(json.loads(command("info", "--json").out)["remarks"])
+    remarks = " ".join(json.loads(plugin("info", "--json").out)["remarks"])
     assert f"was built from dinat-deploy {info.version}; this is 9.9.9." in remarks
     assert "has sm_80, which NVIDIA Test (sm_120) cannot run." in remarks
     assert "plugin build --arch 120" in remarks
 
 
-def test_info_on_one_file(command: Command, project: Path, home: Path) -> None:
-    command("build", "--output", "libs")
+def test_info_on_one_file(plugin: Command, project: Path, home: Path) -> None:
+    plugin("build", "--output", "libs")
     path = Path("libs/libdinat_onnxruntime.so")
     data = bytearray(path.read_bytes())
     data[18:20] = (183).to_bytes(2, "little")
     path.write_bytes(data)
-    shown = command("info", path)
+    shown = plugin("info", path)
     assert shown.status == 0
     assert "aarch64, glibc 2." in shown.out
     assert f"It is for aarch64; this machine is {platform.machine()}." in shown.out
-    report = json.loads(command("info", path, "--json").out)
+    report = json.loads(plugin("info", path, "--json").out)
     assert report["machine"] == "aarch64"
     assert report["symbols"] == ["shown"]
     path.write_text("not a library")
-    refused = command("info", path)
+    refused = plugin("info", path)
     assert refused.status == 2
     assert "is no native library of dinat-deploy" in refused.err
 
 
 @pytest.mark.parametrize("name", ["build", "info"])
-def test_every_command_explains_itself(name: str, command: Command) -> None:
-    shown = command(name, "--help")
+def test_every_command_explains_itself(name: str, plugin: Command) -> None:
+    shown = plugin(name, "--help")
     assert shown.status == 0
     assert shown.out.startswith(f"Usage: dinat-deploy plugin {name}")
     assert "--json" in shown.out
