@@ -5,7 +5,8 @@
     python benchmarks/op_cpu.py --json out/op_cpu.json
 
 float32, batch 1, head dim 32, at DiNAT's stage shapes. Kernel, body and gather run in ONNX Runtime
-with the same options; all are checked against each other, then timed call by call in turn. The
+with its own defaults but for the number of threads; all are checked against each other, then timed
+in turn, one session alive at a time. The
 limit is the time that the multiplications of the operator alone would take, 4*L*k*k*heads*dim
 operations, at the rate of fused multiply-adds that all threads together reach in this program. A
 second table compares whole DiNAT-T with and without the operator's library, from one ONNX file.
@@ -28,7 +29,7 @@ from gather_lowering import gather_model
 from lowering import DIM, STAGES, Stage, body_model, geometric_mean
 from rich.console import Console
 from rich.progress import track
-from timing import interleaved
+from timing import one_alive
 
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.pipeline.exporting import export
@@ -81,8 +82,6 @@ def session(model: bytes, threads: int, library: Path | None) -> onnxruntime.Inf
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Idle worker threads of one rival must not take the cores from the next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if library:
         options.register_custom_ops_library(str(library))
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -127,21 +126,23 @@ def measure(stage: Stage, machine: Machine, library: Path, threads: int, rounds:
     rpb = rng.standard_normal((stage.heads, edge, edge)).astype(np.float32)
     with_body = body_model(stage, rpb).SerializeToString()
     gather = gather_model(stage.size, stage.heads, DIM, stage.kernel, stage.dilation, rpb)
-    sessions = {
-        "kernel": session(with_body, threads, library),
-        "body": session(with_body, threads, None),
-        "gather": session(gather.SerializeToString(), threads, None),
-    }
-    rivals: dict[str, Callable[[], object]] = {
-        name: lambda s=loaded: s.run(None, {"qkv": qkv}) for name, loaded in sessions.items()
-    }
-    results = [loaded.run(None, {"qkv": qkv})[0] for loaded in sessions.values()]
+    models = {"kernel": (with_body, library), "body": (with_body, None)}
+    models["gather"] = (gather.SerializeToString(), None)
+
+    def maker(model: bytes, operator: Path | None) -> Callable[[], Callable[[], np.ndarray]]:
+        def make() -> Callable[[], np.ndarray]:
+            loaded = session(model, threads, operator)
+            return lambda: loaded.run(None, {"qkv": qkv})[0]
+
+        return make
+
+    makers = {name: maker(*parts) for name, parts in models.items()}
     natten = natten_call(stage, qkv, rpb, threads)
     if natten:
-        rivals["natten"] = natten
-        results.append(natten())
+        makers["natten"] = lambda: natten
+    results = [make()() for make in makers.values()]
     assert max(np.abs(result - results[0]).max() for result in results) < 1e-4
-    times = interleaved(rivals, rounds)
+    times = one_alive(makers, rounds)
     machine.measure()
     operations = 4 * stage.size**2 * stage.kernel**2 * stage.heads * DIM
     return Row(
@@ -159,12 +160,18 @@ def measure_model(name: str, library: Path, threads: int, rounds: int) -> WholeM
         bundle = export(ModelRequest(model=name), Path(folder) / name)
         model = (bundle.path / "model.onnx").read_bytes()
     image = {"image": seeded_image((1, 3, 224, 224), 0)}
-    fast, plain = session(model, threads, library), session(model, threads, None)
-    difference = np.abs(fast.run(None, image)[0] - plain.run(None, image)[0]).max()
+
+    def maker(operator: Path | None) -> Callable[[], Callable[[], np.ndarray]]:
+        def make() -> Callable[[], np.ndarray]:
+            loaded = session(model, threads, operator)
+            return lambda: loaded.run(None, image)[0]
+
+        return make
+
+    makers = {"with": maker(library), "without": maker(None)}
+    difference = np.abs(makers["with"]()() - makers["without"]()()).max()
     assert difference < 1e-3, difference
-    times = interleaved(
-        {"with": lambda: fast.run(None, image), "without": lambda: plain.run(None, image)}, rounds
-    )
+    times = one_alive(makers, rounds, least_ms=300.0)
     return WholeModel(name, times["with"], times["without"])
 
 
@@ -200,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, default=Path("build"), help="CMake's build folder")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--stages", type=int, default=len(STAGES), help="only the first N")
     parser.add_argument("--models", nargs="*", default=["dinat_tiny"], help="whole models")
     parser.add_argument("--json", type=Path)

@@ -17,7 +17,7 @@ namespace dinat::cpu {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634;
-constexpr int64_t kTaskWork = 1 << 20;       // multiply-adds that are worth a task of their own
+constexpr int64_t kTaskWork = 1 << 18;       // multiply-adds that are worth a task of their own
 constexpr int64_t kBlockBytes = 512 * 1024;  // of packed keys and values: half a level-2 cache
 constexpr int64_t kEnoughUnits = 16;         // with fewer, blocks are made smaller
 
