@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,6 +35,9 @@ from timing import one_alive
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.pipeline.exporting import export
 from dinat_deploy.pipeline.sources import ModelRequest
+
+# Threads of NATTEN's that wait for work must not take the cores from the next rival.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SCALAR, AVX2, AVX512, NEON = range(4)
 

@@ -20,6 +20,7 @@ constexpr double kLog2E = 1.4426950408889634;
 constexpr int64_t kTaskWork = 1 << 18;       // multiply-adds that are worth a task of their own
 constexpr int64_t kBlockBytes = 512 * 1024;  // of packed keys and values: half a level-2 cache
 constexpr int64_t kEnoughUnits = 16;         // with fewer, blocks are made smaller
+constexpr int64_t kChunk = 8;                // floats that are copied at once
 
 int64_t roundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -81,20 +82,24 @@ struct Attention::Plan {
   AxisTiling tilings[2][2];  // [axis][whether the group has one member fewer than the first]
   std::vector<Block> blocks;
   std::vector<float> masks;
+  std::vector<float> whole_mask;
   // Sizes of a thread's memory, in floats.
   int64_t keys_size;
   int64_t values_size;
   int64_t bias_size;
   int64_t bias_pitch;
-  int64_t bias_origin;  // offset (0, 0) of the table
-  int64_t units;        // over all heads and images
+  int64_t bias_origin;      // offset (0, 0) of the table
+  int64_t whole_bias_size;  // of the tables of a whole group, if the plan has one
+  int64_t units;            // over all heads and images
   int64_t tasks;
 
   const AxisTiling& tiling(int axis, int32_t group) const;
   int64_t packedRows(const AxisTiling& rows, int32_t first_tile, int32_t last_tile) const;
   void makeMasks();
   void makeBlocks();
+  bool isWhole(const Block& block) const;
   void fillBias(const void* rpb, int32_t head, float* table) const;
+  void fillWholeBias(const float* table, float* whole) const;
   void runTask(const Operands& operands, int64_t task) const;
 };
 
@@ -117,10 +122,17 @@ Attention::Plan::Plan(const Problem& the_problem, Isa isa)
     span[axis] = 2 * int64_t{problem.kernel_size[axis]} - 1 + 2 * margin[axis];
   }
   bias_pitch = span[1];
-  bias_size = span[0] * span[1];
+  bias_size = span[0] * span[1] + kChunk;
   bias_origin = margin[0] * bias_pitch + margin[1];
   makeMasks();
   makeBlocks();
+  const int64_t window = int64_t{problem.kernel_size[0]} * problem.kernel_size[1];
+  whole_mask.assign(roundUp(window, kernel.width), -INFINITY);
+  std::fill_n(whole_mask.begin(), window, INFINITY);
+  const bool any_whole =
+      std::any_of(blocks.begin(), blocks.end(), [&](const Block& block) { return isWhole(block); });
+  const int64_t table = (2 * int64_t{problem.kernel_size[0]} - 1) * problem.kernel_size[1];
+  whole_bias_size = any_whole ? problem.kernel_size[1] * table + kChunk + kernel.width : 0;
   units = problem.batch * problem.heads * static_cast<int64_t>(blocks.size());
   const double work = 2.0 * patch.rows * patch.columns * padded_dim * problem.size[0] *
                       problem.size[1] * problem.heads * static_cast<double>(problem.batch);
@@ -132,6 +144,11 @@ const AxisTiling& Attention::Plan::tiling(int axis, int32_t group) const {
   const bool shorter =
       groupLength(problem.size[axis], group, problem.dilation[axis]) < first.members;
   return tilings[axis][shorter];
+}
+
+bool Attention::Plan::isWhole(const Block& block) const {
+  return tiling(0, block.row_group).members == problem.kernel_size[0] &&
+         tiling(1, block.column_group).members == problem.kernel_size[1];
 }
 
 int64_t Attention::Plan::packedRows(const AxisTiling& rows, int32_t first_tile,
@@ -209,6 +226,24 @@ void Attention::Plan::fillBias(const void* rpb, int32_t head, float* table) cons
   }
 }
 
+// A group whose windows are all the same needs kernel_size[0] * kernel_size[1] consecutive biases
+// for each query. Those of queries in one column overlap in a table whose rows are as wide as the
+// window; there is one table for each column.
+void Attention::Plan::fillWholeBias(const float* table, float* whole) const {
+  const int64_t rows = 2 * int64_t{problem.kernel_size[0]} - 1;
+  const int64_t width = problem.kernel_size[1];
+  for (int64_t column = width - 1; column >= 0; --column) {
+    const float* source = table + bias_origin + width - 1 - column;
+    for (int64_t row = 0; row < rows; ++row) {
+      // Whole chunks; what is too much is overwritten by the next row or table.
+      for (int64_t first = 0; first < width; first += kChunk) {
+        std::memcpy(whole + first, source + row * bias_pitch + first, kChunk * sizeof(float));
+      }
+      whole += width;
+    }
+  }
+}
+
 void Attention::Plan::runTask(const Operands& operands, int64_t task) const {
   static thread_local Memory memory;
   const int64_t lanes = int64_t{patch.rows} * patch.columns;
@@ -219,7 +254,8 @@ void Attention::Plan::runTask(const Operands& operands, int64_t task) const {
                            kernel.max_queries * lanes,
                            2 * vectors,
                            2 * vectors,
-                           bias_size};
+                           bias_size,
+                           whole_bias_size};
   int64_t total = 0;
   for (int64_t size : sizes) total += roundUp(size, 16);
   float* next = memory.atLeast(total);
@@ -237,6 +273,8 @@ void Attention::Plan::runTask(const Operands& operands, int64_t task) const {
   scratch.bias_offsets = reinterpret_cast<int64_t*>(take(sizes[5]));
   float* bias = take(sizes[6]);
   std::memset(bias, 0, bias_size * sizeof(float));
+  float* whole_bias = take(sizes[7]);
+  std::memset(whole_bias, 0, whole_bias_size * sizeof(float));
 
   const int64_t element = elementSize(problem.type);
   const int64_t per_head = static_cast<int64_t>(blocks.size());
@@ -245,7 +283,7 @@ void Attention::Plan::runTask(const Operands& operands, int64_t task) const {
             block.column_group * strides.column) *
            element;
   };
-  int64_t bias_head = -1;
+  int64_t bias_head = -1, whole_bias_head = -1;
   for (int64_t index = units * task / tasks; index < units * (task + 1) / tasks; ++index) {
     // Heads in the innermost place: those of a token are neighbours in memory.
     const Block& block = blocks[index / problem.heads % per_head];
@@ -254,6 +292,11 @@ void Attention::Plan::runTask(const Operands& operands, int64_t task) const {
     if (operands.rpb && head != bias_head) {
       fillBias(operands.rpb, static_cast<int32_t>(head), bias);
       bias_head = head;
+    }
+    const bool whole = isWhole(block);
+    if (operands.rpb && whole && head != whole_bias_head) {
+      fillWholeBias(bias, whole_bias);
+      whole_bias_head = head;
     }
     const int64_t input = offset(problem.input, image, head, block);
     Unit unit;
@@ -275,9 +318,18 @@ void Attention::Plan::runTask(const Operands& operands, int64_t task) const {
         static_cast<int32_t>(std::max<int64_t>(roundUp(unit.columns.members, 8), patch.columns));
     unit.first_tile = block.first_tile;
     unit.last_tile = block.last_tile;
-    unit.bias = bias + bias_origin;
-    unit.bias_pitch = bias_pitch;
-    unit.masks = masks.data();
+    unit.whole = whole;
+    if (whole) {
+      unit.bias = whole_bias;
+      unit.bias_pitch = problem.kernel_size[1];
+      unit.bias_column = (2 * int64_t{problem.kernel_size[0]} - 1) * problem.kernel_size[1];
+      unit.masks = whole_mask.data();
+    } else {
+      unit.bias = bias + bias_origin;
+      unit.bias_pitch = bias_pitch;
+      unit.bias_column = 1;
+      unit.masks = masks.data();
+    }
     kernel.run[static_cast<int>(problem.type)](unit, scratch);
   }
 }

@@ -52,12 +52,16 @@ struct Unit {
   int32_t padded_columns;  // of a row of transposed keys
   int32_t first_tile;      // of `rows`
   int32_t last_tile;
+  // The window of every query is the whole group: keys and scores are packed without gaps.
+  bool whole;
   // rpb times log2(e) at offset (0, 0); readable by patch - kernel_size beyond its table on each
-  // side of both axes.
+  // side of both axes. The lanes of a query at (row, column) begin `row * bias_pitch + column *
+  // bias_column` before those of the one at (0, 0).
   const float* bias;
   int64_t bias_pitch;
+  int64_t bias_column;
   // [row shift][column shift][patch]: +inf for lanes of a window that begins `shift` keys into the
-  // patch, -inf for all others.
+  // patch, -inf for all others. Of a whole group: +inf for its keys, -inf to fill the last vector.
   const float* masks;
 };
 

@@ -10,13 +10,15 @@
 //   reduceMaximum, reduceSum
 //   loadConverted, storeConverted   kWidth elements of a storage type
 //   transposeKeys, kTransposed      kTransposed channels of as many keys
+//   loadPair, unweave        (DINAT_PAIRED_ROWS) two half vectors; lanes of two rows taken apart
 // Everything here has internal linkage on purpose: see kernel.h.
 
 // A register tile of queries that share a patch.
 struct Tile {
+  const float* query[kQueries];
   const float* bias[kQueries];
   const float* mask[kQueries];
-  void* output[kQueries];
+  float* output[kQueries];
   // Rows and columns of the patch that any of the windows covers.
   int32_t first_row;
   int32_t last_row;
@@ -26,12 +28,19 @@ struct Tile {
 
 // Packed operands, as all tiles of a unit see them.
 struct Packed {
-  const float* keys;  // channel c of the key at (row, column): keys[row * key_row +
-  int64_t key_row;    //     c * key_channel + column]
+  // Channel c of the key at (row, column): keys[row * key_row + c * key_channel + column]; see
+  // kernel_scores.h for Lanes::kWoven.
+  const float* keys;
+  int64_t key_row;
   int64_t key_channel;
+  // Lanes::kGroup: the channels of the key after the last full vector.
+  const float* last_key;
+  int64_t vectors;      // of scores of a query
+  int64_t pitch;        // from one query's scores to the next one's
   const float* values;  // of the key at (row, column): values + row * value_row + column * dim
   int64_t value_row;
-  int64_t dim;  // padded
+  int64_t dim;      // padded
+  int64_t columns;  // of a patch; of a whole group: all its keys
 };
 
 inline int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -44,203 +53,46 @@ struct Constant {
   static constexpr int kValue = kNumber;
 };
 
-// ---------------------------------------------------------------------------------------- packing
-
-// Converts `dim` elements and zeroes the rest of the last vector; `factor` scales them.
-template <class T>
-inline void unpackRow(const T* source, int64_t dim, Vector factor, float* target) {
-  int64_t channel = 0;
-  for (; channel + kWidth <= dim; channel += kWidth) {
-    store(target + channel, multiply(loadConverted(source + channel), factor));
-  }
-  if (channel < dim) {
-    T rest[kWidth] = {};
-    for (int64_t i = 0; i < dim - channel; ++i) rest[i] = source[channel + i];
-    store(target + channel, multiply(loadConverted(rest), factor));
-  }
-}
-
-template <class T>
-inline void copyRow(const T* source, int64_t dim, float* target) {
-  int64_t channel = 0;
-  for (; channel + kWidth <= dim; channel += kWidth) {
-    store(target + channel, loadConverted(source + channel));
-  }
-  if (channel < dim) {
-    T rest[kWidth] = {};
-    for (int64_t i = 0; i < dim - channel; ++i) rest[i] = source[channel + i];
-    store(target + channel, loadConverted(rest));
-  }
-}
-
-template <class T>
-inline void storeRow(const float* source, int64_t dim, T* target) {
-  int64_t channel = 0;
-  for (; channel + kWidth <= dim; channel += kWidth) {
-    storeConverted(target + channel, load(source + channel));
-  }
-  if (channel < dim) {
-    T rest[kWidth];
-    storeConverted(rest, load(source + channel));
-    for (int64_t i = 0; i < dim - channel; ++i) target[channel + i] = rest[i];
-  }
-}
-
-// Transposes the keys of rows [first, last) so that a vector holds one channel of kWidth keys.
-template <class T>
-void packKeys(const Unit& unit, int32_t first, int32_t last, const Packed& packed, float* target) {
-  const int32_t members = unit.columns.members;
-  const int64_t dim = unit.head_dim, whole = dim / kTransposed * kTransposed;
-  for (int32_t row = first; row < last; ++row) {
-    const T* source = static_cast<const T*>(unit.key) + row * unit.input_row;
-    float* row_target = target + (row - first) * packed.key_row;
-    for (int32_t column = 0; column < members; column += kTransposed) {
-      const T* keys[kTransposed];
-      for (int32_t lane = 0; lane < kTransposed; ++lane) {
-        // Lanes beyond the map repeat its last key; they are masked.
-        keys[lane] = source + smaller(column + lane, members - 1) * unit.input_column;
-      }
-      for (int64_t channel = 0; channel < whole; channel += kTransposed) {
-        transposeKeys(keys, channel, row_target + channel * packed.key_channel + column,
-                      packed.key_channel);
-      }
-      if (whole < dim) {
-        T rest[kTransposed][kTransposed] = {};
-        const T* rests[kTransposed];
-        for (int32_t lane = 0; lane < kTransposed; ++lane) {
-          for (int64_t i = whole; i < dim; ++i) rest[lane][i - whole] = keys[lane][i];
-          rests[lane] = rest[lane];
-        }
-        transposeKeys(rests, 0, row_target + whole * packed.key_channel + column,
-                      packed.key_channel);
-      }
-    }
-  }
-}
-
-template <class T>
-void packValues(const Unit& unit, int32_t first, int32_t last, const Packed& packed,
-                float* target) {
-  for (int32_t row = first; row < last; ++row) {
-    const T* source = static_cast<const T*>(unit.value) + row * unit.input_row;
-    float* row_target = target + (row - first) * packed.value_row;
-    for (int32_t column = 0; column < unit.columns.members; ++column) {
-      copyRow(source + column * unit.input_column, unit.head_dim, row_target + column * packed.dim);
-    }
-  }
-}
-
-// ----------------------------------------------------------------------------------------- scores
-
-// How the sixteen lanes of an AVX-512 vector are found where a row of the patch has eight.
-enum class Lanes {
-  kFollowing,   // all lanes follow each other, in keys and bias
-  kPairedBias,  // the second eight lie one row further in the bias, but follow in the keys
-  kPaired,      // ... in both
-};
-
-template <bool kPair>
-inline Vector loadLanes(const float* source, int64_t row_stride) {
-#if DINAT_PAIRED_ROWS
-  if constexpr (kPair) return loadPair(source, source + row_stride);
+// For functions with arrays of registers as arguments, and for loops over them: neither may leave a
+// trace of an array in memory.
+#if defined(__GNUC__)
+#define DINAT_INLINE inline __attribute__((always_inline))
+#else
+#define DINAT_INLINE inline
 #endif
-  (void)row_stride;
-  return load(source);
-}
+#if defined(__clang__)
+#define DINAT_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define DINAT_UNROLL _Pragma("GCC unroll 8")
+#else
+#define DINAT_UNROLL
+#endif
 
-// Scores of kCount vectors of lanes from `first` on: bias + <query, key>, and -inf where the window
-// does not reach.
-template <int kTile, int kCount, Lanes kLanes>
-inline void scoreLanes(const Unit& unit, const Packed& packed, const float* keys, const Tile& tile,
-                       const Scratch& scratch, int64_t first, int64_t lanes, Vector* greatest) {
-  Vector sum[kTile][kCount];
-  const float* of_lanes[kCount];
-  for (int vector = 0; vector < kCount; ++vector) {
-    of_lanes[vector] = keys + scratch.key_offsets[first + vector];
-    const int64_t offset = scratch.bias_offsets[first + vector];
-    for (int query = 0; query < kTile; ++query) {
-      sum[query][vector] =
-          loadLanes<kLanes != Lanes::kFollowing>(tile.bias[query] + offset, unit.bias_pitch);
-    }
-  }
-  const float* of_query = scratch.queries;
-  const int64_t dim = packed.dim, channels = unit.head_dim, step = packed.key_channel;
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    Vector key[kCount];
-    for (int vector = 0; vector < kCount; ++vector) {
-      key[vector] =
-          loadLanes<kLanes == Lanes::kPaired>(of_lanes[vector] + channel * step, packed.key_row);
-    }
-    for (int query = 0; query < kTile; ++query) {
-      const Vector element = broadcast(of_query[query * dim + channel]);
-      for (int vector = 0; vector < kCount; ++vector) {
-        sum[query][vector] = multiplyAdd(element, key[vector], sum[query][vector]);
-      }
-    }
-  }
-  for (int query = 0; query < kTile; ++query) {
-    for (int vector = 0; vector < kCount; ++vector) {
-      const int64_t lane = (first + vector) * kWidth;
-      const Vector score = bounded(sum[query][vector], load(tile.mask[query] + lane));
-      greatest[query] = maximum(greatest[query], score);
-      store(scratch.scores + query * lanes + lane, score);
-    }
-  }
-}
-
-template <int kTile, Lanes kLanes>
-inline void scorePatch(const Unit& unit, const Packed& packed, const float* keys, const Tile& tile,
-                       const Scratch& scratch, int64_t lanes, Vector* greatest) {
-  const int64_t vectors = lanes / kWidth;
-  for (int64_t first = 0; first < vectors;) {
-    const auto score = [&](auto count) {
-      constexpr int kCount = decltype(count)::kValue;
-      scoreLanes<kTile, kCount, kLanes>(unit, packed, keys, tile, scratch, first, lanes, greatest);
-      first += kCount;
-    };
-    const int64_t left = vectors - first;
-    if (left >= kVectors) {
-      score(Constant<kVectors>{});
-    } else if (left >= 2) {
-      score(Constant<2>{});
-    } else {
-      score(Constant<1>{});
-    }
-  }
-}
-
-// Turns scores into weights, not yet divided by their sum, whose inverse it returns.
-inline float weigh(float* scores, int64_t lanes, Vector greatest) {
-  const Vector shift = broadcast(reduceMaximum(greatest));
-  Vector total = broadcast(0.0f);
-  for (int64_t lane = 0; lane < lanes; lane += kWidth) {
-    const Vector weight = powerOfTwo(subtract(load(scores + lane), shift));
-    total = add(total, weight);
-    store(scores + lane, weight);
-  }
-  return 1.0f / reduceSum(total);
-}
+// clang-format off: the order matters
+#include "cpu/kernel_pack.h"
+#include "cpu/kernel_scores.h"
+// clang-format on
 
 // ---------------------------------------------------------------------------------------- outputs
 
 // Weighted sums of kCount vectors of channels of the values.
 template <int kTile, int kCount>
-inline void sumValues(const Packed& packed, const float* values, int64_t columns, int64_t lanes,
-                      const Tile& tile, const float* weights, const float* inverse,
-                      float* outputs) {
+DINAT_INLINE void sumValues(const Packed& packed, const float* values, const Tile& tile,
+                            const float* weights, const float* total, int64_t channel) {
+  const int64_t pitch = packed.pitch;
   Vector sum[kTile][kCount];
   for (int query = 0; query < kTile; ++query) {
     for (int vector = 0; vector < kCount; ++vector) sum[query][vector] = broadcast(0.0f);
   }
   for (int32_t row = tile.first_row; row < tile.last_row; ++row) {
-    const float* value = values + row * packed.value_row + tile.first_column * packed.dim;
-    const float* weight = weights + row * columns;
+    const float* value = values + row * packed.value_row + tile.first_column * packed.dim + channel;
+    const float* weight = weights + row * packed.columns;
     for (int32_t column = tile.first_column; column < tile.last_column; ++column) {
       Vector of_key[kCount];
       for (int vector = 0; vector < kCount; ++vector)
         of_key[vector] = load(value + vector * kWidth);
       for (int query = 0; query < kTile; ++query) {
-        const Vector of_query = broadcast(weight[query * lanes + column]);
+        const Vector of_query = broadcast(weight[query * pitch + column]);
         for (int vector = 0; vector < kCount; ++vector) {
           sum[query][vector] = multiplyAdd(of_query, of_key[vector], sum[query][vector]);
         }
@@ -249,32 +101,49 @@ inline void sumValues(const Packed& packed, const float* values, int64_t columns
     }
   }
   for (int query = 0; query < kTile; ++query) {
-    const Vector factor = broadcast(inverse[query]);
+    const Vector factor = broadcast(1.0f / total[query]);
     for (int vector = 0; vector < kCount; ++vector) {
-      store(outputs + query * packed.dim + vector * kWidth, multiply(sum[query][vector], factor));
+      store(tile.output[query] + channel + vector * kWidth, multiply(sum[query][vector], factor));
     }
   }
 }
 
 // ------------------------------------------------------------------------------------------ tiles
 
-// Attention of kTile packed queries to one patch; leaves the outputs in the queries' place.
+// Attention of the kTile queries of a tile to one patch.
 template <int kTile, Lanes kLanes>
 void attend(const Unit& unit, const Packed& packed, const float* keys, const float* values,
             const Tile& tile, const Scratch& scratch) {
-  const int64_t columns = unit.patch.columns, lanes = columns * unit.patch.rows;
-  Vector greatest[kTile];
-  for (int query = 0; query < kTile; ++query) greatest[query] = broadcast(-kInfinity);
-  scorePatch<kTile, kLanes>(unit, packed, keys, tile, scratch, lanes, greatest);
-  float inverse[kTile];
-  for (int query = 0; query < kTile; ++query) {
-    inverse[query] = weigh(scratch.scores + query * lanes, lanes, greatest[query]);
+  // A patch of 7x7 windows, and a group of 7x7 keys without its last, in AVX-512.
+  constexpr int kSmall = kLanes == Lanes::kGroup ? kVectors - 1 : kVectors;
+  Softmax softmax;
+  if (kLanes == Lanes::kGroup) {
+    for (int i = 0; i < Softmax::kSize; i += kWidth) {
+      store(softmax.shift + i, broadcast(0.0f));
+      store(softmax.rest + i, broadcast(0.0f));
+      store(softmax.total + i, broadcast(0.0f));
+    }
+    scoreLastKey<kTile>(unit, packed, tile, &softmax);
+  }
+  if (packed.vectors == kSmall) {
+    weighSmallPatch<kTile, kSmall, kLanes>(unit, packed, keys, tile, scratch, &softmax);
+  } else {
+    weighPatch<kTile, kLanes>(unit, packed, keys, tile, scratch, &softmax);
+  }
+  if (kLanes == Lanes::kGroup) {
+    for (int i = 0; i < Softmax::kSize; i += kWidth) {
+      const Vector weight = powerOfTwo(subtract(load(softmax.rest + i), load(softmax.shift + i)));
+      store(softmax.rest + i, weight);
+      store(softmax.total + i, add(load(softmax.total + i), weight));
+    }
+    for (int query = 0; query < kTile; ++query) {
+      scratch.scores[query * packed.pitch + packed.vectors * kWidth] = softmax.rest[query];
+    }
   }
   for (int64_t channel = 0; channel < packed.dim;) {
     const auto sum = [&](auto count) {
       constexpr int kCount = decltype(count)::kValue;
-      sumValues<kTile, kCount>(packed, values + channel, columns, lanes, tile, scratch.scores,
-                               inverse, scratch.queries + channel);
+      sumValues<kTile, kCount>(packed, values, tile, scratch.scores, softmax.total, channel);
       channel += kCount * kWidth;
     };
     const int64_t left = (packed.dim - channel) / kWidth;
@@ -322,17 +191,30 @@ inline void prefetchQueries(const Unit& unit, const AxisTile& rows, const AxisTi
   }
 }
 
-// Gathers the queries [first, last) of a patch, counted row by row, and packs them.
+// Whether queries are read from, and outputs written to, the tensors themselves.
+template <class T>
+inline bool isDirect(const Unit&) {
+  return false;
+}
+
+template <>
+inline bool isDirect<float>(const Unit& unit) {
+  return unit.head_dim == unit.padded_dim;
+}
+
+// Gathers the queries [first, last) of a patch, counted row by row. Where they are not float32 in
+// whole vectors, they are packed into scratch memory, which also receives their outputs.
 template <class T>
 inline void gather(const Unit& unit, const AxisTile& rows, const AxisTile& columns, int32_t first,
-                   int32_t last, const Scratch& scratch, Tile* tile) {
+                   int32_t last, const Scratch& scratch, Tile* tile, T** outputs) {
   const int32_t across = columns.last_query - columns.first_query;
   const int32_t kernel_rows = unit.rows.kernel_size, kernel_columns = unit.columns.kernel_size;
   const int32_t column_shifts = unit.patch.columns - kernel_columns + 1;
   const int64_t lanes = static_cast<int64_t>(unit.patch.rows) * unit.patch.columns;
-  const Vector factor = broadcast(unit.scale);
+  const bool direct = isDirect<T>(unit);
   const int32_t first_column = columns.first_query, last_column = columns.last_query;
-  const int64_t bias_pitch = unit.bias_pitch, dim = unit.head_dim, step = unit.padded_dim;
+  const int64_t bias_pitch = unit.bias_pitch, bias_column = unit.bias_column, dim = unit.head_dim,
+                step = unit.padded_dim;
   const int64_t input_column = unit.input_column, output_column = unit.output_column;
   const int32_t* starts = unit.columns.start;
   float* packed_query = scratch.queries;
@@ -345,7 +227,7 @@ inline void gather(const Unit& unit, const AxisTile& rows, const AxisTile& colum
     low_row = smaller(low_row, row_shift);
     high_row = larger(high_row, row_shift);
     const float* row_bias = unit.bias + (rows.origin - row + kernel_rows - 1) * bias_pitch +
-                            (columns.origin + kernel_columns - 1);
+                            (columns.origin + kernel_columns - 1) * bias_column;
     const float* row_mask = unit.masks + row_shift * column_shifts * lanes;
     const T* row_query = static_cast<const T*>(unit.query) + row * unit.input_row;
     T* row_output = static_cast<T*>(unit.output) + row * unit.output_row;
@@ -353,11 +235,19 @@ inline void gather(const Unit& unit, const AxisTile& rows, const AxisTile& colum
       const int32_t column_shift = starts[column] - columns.origin;
       low_column = smaller(low_column, column_shift);
       high_column = larger(high_column, column_shift);
-      tile->bias[query] = row_bias - column;
+      tile->bias[query] = row_bias - column * bias_column;
       tile->mask[query] = row_mask + column_shift * lanes;
-      tile->output[query] = row_output + column * output_column;
-      unpackRow(row_query + column * input_column, dim, factor, packed_query);
-      packed_query += step;
+      const T* of_query = row_query + column * input_column;
+      outputs[query] = row_output + column * output_column;
+      if (direct) {
+        tile->query[query] = reinterpret_cast<const float*>(of_query);
+        tile->output[query] = reinterpret_cast<float*>(outputs[query]);
+      } else {
+        copyRow(of_query, dim, packed_query);
+        tile->query[query] = packed_query;
+        tile->output[query] = packed_query;
+        packed_query += step;
+      }
     }
     column = first_column;
   }
@@ -365,6 +255,10 @@ inline void gather(const Unit& unit, const AxisTile& rows, const AxisTile& colum
   tile->last_row = high_row + kernel_rows;
   tile->first_column = low_column;
   tile->last_column = high_column + kernel_columns;
+  if (unit.whole) {  // one long row
+    tile->last_row = 1;
+    tile->last_column = kernel_rows * kernel_columns;
+  }
 }
 
 template <class T>
@@ -376,27 +270,65 @@ void run(const Unit& unit, const Scratch& scratch) {
       smaller(rows.tiles[unit.last_tile - 1].origin + unit.patch.rows, rows.members);
   const int32_t packed_rows = larger(last_row - first_row, unit.patch.rows);
   const int64_t padded = unit.padded_columns, dim = unit.padded_dim;
-  // Where a row of keys is no longer than a patch, all lanes of a patch follow each other.
-  const bool contiguous = padded == unit.patch.columns;
-  Packed packed{scratch.keys,
-                contiguous ? padded : padded * dim,
-                contiguous ? packed_rows * padded : padded,
-                scratch.values,
-                columns.members * dim,
-                dim};
   prefetchQueries<T>(unit, rows.tiles[unit.first_tile], columns.tiles[0]);
-  packKeys<T>(unit, first_row, last_row, packed, scratch.keys);
-  packValues<T>(unit, first_row, last_row, packed, scratch.values);
-  const int64_t vectors = static_cast<int64_t>(unit.patch.rows) * unit.patch.columns / kWidth;
-  for (int64_t vector = 0; vector < vectors; ++vector) {
-    const int64_t row = vector * kWidth / unit.patch.columns;
-    const int64_t column = vector * kWidth % unit.patch.columns;
-    scratch.key_offsets[vector] = row * packed.key_row + column;
-    scratch.bias_offsets[vector] = row * unit.bias_pitch + column;
+  Packed packed;
+  packed.keys = scratch.keys;
+  packed.values = scratch.values;
+  packed.value_row = columns.members * dim;
+  packed.dim = dim;
+  auto attend_tile = attendAny<Lanes::kFollowing>;
+  bool woven = false;
+  if (unit.whole) {
+    const int64_t keys = static_cast<int64_t>(rows.members) * columns.members;
+    // Of an odd number of keys, like 7x7, one is often alone in its vector: it costs less apart.
+    const bool one_more = keys % kWidth == 1 && keys > kWidth;
+    packed.columns = keys;
+    packed.vectors = one_more ? keys / kWidth : (keys + kWidth - 1) / kWidth;
+    packed.pitch = (keys + kWidth - 1) / kWidth * kWidth;
+    packed.key_row = packed.key_channel = packed.vectors * kWidth;
+    packGroup<T>(unit, packed.key_channel, scratch.keys);
+    if (one_more) {
+      float* last_key = scratch.keys + packed.key_channel * dim;
+      copyRow(static_cast<const T*>(unit.key) + (rows.members - 1) * unit.input_row +
+                  (columns.members - 1) * unit.input_column,
+              unit.head_dim, last_key);
+      packed.last_key = last_key;
+      attend_tile = attendAny<Lanes::kGroup>;
+    }
+    for (int64_t vector = 0; vector < packed.vectors; ++vector) {
+      scratch.key_offsets[vector] = scratch.bias_offsets[vector] = vector * kWidth;
+    }
+  } else {
+    // Where a row of keys is no longer than a patch, all lanes of a patch follow each other.
+    const bool contiguous = padded == unit.patch.columns;
+    // All patches begin at even places (tiling.h).
+    woven = !contiguous && unit.patch.columns < kWidth && rows.members % 2 == 0 &&
+            columns.members % 2 == 0 && unit.rows.kernel_size % 2 == 1 &&
+            unit.columns.kernel_size % 2 == 1;
+    packed.columns = unit.patch.columns;
+    packed.pitch = static_cast<int64_t>(unit.patch.rows) * unit.patch.columns;
+    packed.vectors = packed.pitch / kWidth;
+    packed.key_row = contiguous ? padded : padded * dim;
+    packed.key_channel = contiguous ? packed_rows * padded : padded;
+    if (woven) {
+      packed.key_channel = 2 * padded;
+      packRowPairs<T>(unit, first_row, last_row, packed, scratch.keys);
+    } else {
+      packRows<T>(unit, first_row, last_row, packed, scratch.keys);
+    }
+    for (int64_t vector = 0; vector < packed.vectors; ++vector) {
+      const int64_t row = vector * kWidth / unit.patch.columns;
+      const int64_t column = vector * kWidth % unit.patch.columns;
+      scratch.key_offsets[vector] = row * packed.key_row + column;
+      scratch.bias_offsets[vector] = row * unit.bias_pitch + column;
+    }
+    if (unit.patch.columns < kWidth) {
+      attend_tile = woven        ? attendAny<Lanes::kWoven>
+                    : contiguous ? attendAny<Lanes::kPairedBias>
+                                 : attendAny<Lanes::kPaired>;
+    }
   }
-  const auto attend_tile = unit.patch.columns >= kWidth ? attendAny<Lanes::kFollowing>
-                           : contiguous                 ? attendAny<Lanes::kPairedBias>
-                                                        : attendAny<Lanes::kPaired>;
+  packValues<T>(unit, first_row, last_row, packed, scratch.values);
   for (int32_t i = unit.first_tile; i < unit.last_tile; ++i) {
     const AxisTile& row_tile = rows.tiles[i];
     const int64_t from_row = row_tile.origin - first_row;
@@ -407,7 +339,8 @@ void run(const Unit& unit, const Scratch& scratch) {
       } else if (i + 1 < unit.last_tile) {
         prefetchQueries<T>(unit, rows.tiles[i + 1], columns.tiles[0]);
       }
-      const float* keys = packed.keys + from_row * packed.key_row + column_tile.origin;
+      const float* keys =
+          packed.keys + from_row * packed.key_row + column_tile.origin * (woven ? 2 : 1);
       const float* values = packed.values + from_row * packed.value_row + column_tile.origin * dim;
       const int32_t count = (row_tile.last_query - row_tile.first_query) *
                             (column_tile.last_query - column_tile.first_query);
@@ -415,11 +348,11 @@ void run(const Unit& unit, const Scratch& scratch) {
       for (int32_t part = 0, first = 0; part < tiles; ++part) {
         const int32_t last = static_cast<int32_t>(int64_t{count} * (part + 1) / tiles);
         Tile tile;
-        gather<T>(unit, row_tile, column_tile, first, last, scratch, &tile);
+        T* outputs[kQueries];
+        gather<T>(unit, row_tile, column_tile, first, last, scratch, &tile, outputs);
         attend_tile(last - first, unit, packed, keys, values, tile, scratch);
-        for (int32_t query = 0; query < last - first; ++query) {
-          storeRow(scratch.queries + query * dim, unit.head_dim,
-                   static_cast<T*>(tile.output[query]));
+        for (int32_t query = 0; query < last - first && !isDirect<T>(unit); ++query) {
+          storeRow(tile.output[query], unit.head_dim, outputs[query]);
         }
         first = last;
       }

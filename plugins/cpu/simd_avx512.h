@@ -20,6 +20,12 @@ inline Vector loadPair(const float* low, const float* high) {
   return _mm512_castpd_ps(_mm512_insertf64x4(lower, _mm256_castps_pd(_mm256_loadu_ps(high)), 1));
 }
 
+// Two of one row, two of the other, ... -> eight of the one, eight of the other.
+inline Vector unweave(Vector values) {
+  const __m512i order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+  return _mm512_castpd_ps(_mm512_permutexvar_pd(order, _mm512_castps_pd(values)));
+}
+
 #include "cpu/power.h"  // fractionPower, out of the functions above
 
 inline Vector powerOfTwo(Vector x) {
