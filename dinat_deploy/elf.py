@@ -118,14 +118,14 @@ def _entries(data: bytes) -> Iterator[str]:
         if magic != _FATBINARY:
             at += 8  # padding between fat binaries
             continue
-        at += head
+        at += max(head, 8)  # a damaged file may say 0, and must not hold us here
         end = at + size
-        while at + 32 <= end:
+        while at + 32 <= min(end, len(data)):
             kind, _, head, size = struct.unpack_from("<HHIQ", data, at)
             (architecture,) = struct.unpack_from("<I", data, at + 28)
             if kind in (_PTX, _CUBIN):
                 yield f"{'sm' if kind == _CUBIN else 'compute'}_{architecture}"
-            at += head + size
+            at += max(head + size, 8)
         at = end
 
 

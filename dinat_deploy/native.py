@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -148,7 +149,7 @@ def library_info(path: Path) -> LibraryInfo:
         )
     except OSError as error:
         raise NativeError(f"{path} cannot be read: {error.strerror}.") from None
-    except (NotElf, ValueError, KeyError, TypeError):
+    except (NotElf, ValueError, LookupError, TypeError, struct.error):  # also of damaged tables
         raise NativeError(
             f"{path} is no native library of dinat-deploy.",
             "`dinat-deploy plugin build` makes them; `dinat-deploy plugin info` finds them.",

@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 
 import dinat_deploy
 from dinat_deploy import native
-from dinat_deploy.elf import NotElf, SharedLibrary, machine
+from dinat_deploy.elf import NotElf, SharedLibrary, _entries, machine
 from dinat_deploy.errors import NativeError
 from dinat_deploy.files import sha256
 from dinat_deploy.native import LibraryInfo, find_cuda, find_library, library_info
@@ -149,6 +151,28 @@ def test_a_cut_off_or_foreign_library_is_refused(library: Path, tmp_path: Path) 
         library_info(foreign)
     with pytest.raises(NotElf):
         SharedLibrary(Path(__file__))
+
+
+@needs_cxx
+def test_a_damaged_library_is_refused_or_read_but_never_crashes_the_reader(
+    library: Path, tmp_path: Path
+) -> None:
+    content, damaged = library.read_bytes(), tmp_path / "damaged.so"
+    sections = SharedLibrary(library)._sections
+    for section in (entry for entry in sections if entry.kind in (11, 0x6FFFFFFE)):
+        for at in range(section.offset, section.offset + min(section.size, 96)):
+            damaged.write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+            with suppress(NativeError):
+                library_info(damaged)
+
+
+def test_gpu_code_of_size_zero_does_not_hold_the_reader() -> None:
+    nothing = struct.pack("<IHHQ", 0xBA55ED50, 1, 0, 0)
+    entry = struct.pack("<HHIQIIII", 2, 0, 0, 0, 0, 0, 0, 80)
+    header = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entry))
+    assert list(_entries(nothing)) == []
+    assert "sm_80" in list(_entries(header + entry))
+    assert list(_entries(struct.pack("<IHHQ", 0xBA55ED50, 1, 16, 1 << 40) + entry[:20])) == []
 
 
 @needs_cxx

@@ -60,7 +60,7 @@ _STAGES = 5
     callback=lambda context, parameter, value: tuple(filter(None, value.split(","))),
     metavar="N,N,...",
     help="Compute capabilities to build for, such as 86,89,120; `current` for the GPU at hand.  "
-    "[default: 80,86,89,120]",
+    "[default: those of 80,86,89,120 that the plugin has code for]",
 )
 @click.option(
     "--optimization-level",

@@ -61,6 +61,8 @@ def run(command: click.Command) -> NoReturn:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
+        if "--json" in sys.argv:  # the option itself may not have been reached
+            print_json({"error": {"cause": error.format_message(), "cure": ""}})
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -84,6 +86,11 @@ def run(command: click.Command) -> NoReturn:
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; it knows
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:  # such as a name that is too long, or a place that may not be read
+        where = f"{error.filename}: " if error.filename is not None else ""
+        fault = DinatDeployError(f"{where}{error.strerror or error}.", "Check the path.")
+        _print_error(fault, as_json=bool(meta.get(_JSON_KEY)))
         sys.exit(EXIT_USER_ERROR)
 
 

@@ -25,6 +25,8 @@ _FROM_PARSER = re.compile(r"^\w+\.(cpp|hpp|h|cc):\d+: ")
 _NOISE = re.compile(
     r"A node named .* already exists|Attribute (height|width) not found in plugin node"
 )
+# Accompanies every error on a machine without a driver, where ahead-of-time builders need none.
+_NO_DRIVER = re.compile(r".*catchCudaError.*CUDA driver version is insufficient.*")
 _MOST_ERRORS = 20
 _MOST_WARNINGS = 10
 
@@ -148,7 +150,8 @@ def parse(trt: Any, network: Any, logger: Any, log: Log, model: Path) -> Any:
     said = [
         text
         for text in dict.fromkeys(log.errors)
-        if not _FROM_PARSER.match(text) and not any(error.desc() in text for error in found)
+        if not (_FROM_PARSER.match(text) or _NO_DRIVER.fullmatch(text))
+        and not any(error.desc() in text or text.strip() in error.desc() for error in found)
     ]
     raise EngineError(
         f"TensorRT's parser refuses {model}.{listed(described)}"
@@ -166,7 +169,8 @@ def _describe(error: Any) -> str:
 
 
 def listed(lines: list[str]) -> str:
-    shown = lines[:_MOST_ERRORS]
+    lines = [rest for line in lines if (rest := _NO_DRIVER.sub("", line).strip())] or lines
+    shown = [line.replace("\n", "\n  ") for line in lines[:_MOST_ERRORS]]
     more = [f"... and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
     return "".join(f"\n  {line}" for line in shown + more)
 

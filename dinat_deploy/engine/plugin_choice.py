@@ -133,6 +133,11 @@ def _covered(library: Path, architectures: Sequence[str]) -> list[str]:
     info = _info(library)
     if info is None:
         return list(architectures)  # not one of ours; loading it will show what it is
+    if info.name != "dinat_tensorrt":
+        raise EngineError(
+            f"{library} is {info.name}, not the plugin library for TensorRT.",
+            "`dinat-deploy plugin info` says where that is.",
+        )
     if info.machine != platform.machine():
         raise EngineError(
             f"The plugin library {library} is for {info.machine}, this machine is "

@@ -56,7 +56,7 @@ class TensorRtRtxBuilder:
         return "unknown"
 
     def architectures(self, asked: Sequence[str]) -> list[str]:
-        chosen = [_architecture(entry) for entry in asked] or list(DEFAULT_ARCHITECTURES)
+        chosen = [_architecture(str(entry)) for entry in asked] or list(DEFAULT_ARCHITECTURES)
         return sorted(dict.fromkeys(chosen), key=int)
 
     def plugin_obstacle(self) -> Obstacle | None:

@@ -130,6 +130,12 @@ def plan_build(
     verbose_log: str | Path | None = None,
 ) -> BuildPlan:
     """Check everything that can be checked without a builder; arguments as of :func:`build`."""
+    _check_limits(optimization_level, workspace_mib)
+    # A string is a sequence of strings too, and its letters are not what was meant.
+    if isinstance(architectures, str):
+        architectures = architectures.split(",")
+    if isinstance(profiles, str):
+        profiles = [profiles]
     builder = _builder(backend)
     version = builder.version()
     path, bundle = _find(Path(model))
@@ -180,8 +186,8 @@ def build(
         embed_plugin: store the plugin library in the plan; implies ``plugin``.
         profiles: shapes of dynamic inputs, like ``image=1x3x224x224:4x3x224x224:8x3x224x224``,
             one entry for each optimisation profile. By default one profile from the bundle.
-        architectures: compute capabilities to build for, like ``86``. By default the backend's
-            usual ones, as far as the plugin library has code for them.
+        architectures: compute capabilities to build for, like ``["86", "89"]`` or ``"86,89"``. By
+            default the backend's usual ones, as far as the plugin library has code for them.
         optimization_level: 0 (fast build) to 5.
         workspace_mib: bound of the engine's scratch memory, in MiB.
         verbose_log: file for everything the builder says.
@@ -235,6 +241,17 @@ def _builder(backend: str) -> EngineBuilder:
     if backend == "tensorrt-rtx":
         return TensorRtRtxBuilder()
     raise ConfigError(f"Unknown backend {backend!r}.", "Use tensorrt-rtx.")
+
+
+def _check_limits(optimization_level: int | None, workspace_mib: int | None) -> None:
+    if optimization_level is not None and not 0 <= optimization_level <= 5:
+        raise ConfigError(
+            f"The optimization level is {optimization_level}; expected 0 to 5.", "Change it."
+        )
+    if workspace_mib is not None and workspace_mib < 1:
+        raise ConfigError(
+            f"The workspace is {workspace_mib} MiB; expected 1 or more.", "Change it."
+        )
 
 
 def _find(model: Path) -> tuple[Path, Bundle | None]:

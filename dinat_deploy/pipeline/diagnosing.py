@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from dinat_deploy import __version__, native
+from dinat_deploy.errors import NativeError
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,12 @@ def _native_checks() -> list[Check]:
 
 
 def _built(name: native.LibraryName) -> str | None:
-    """Version and place of a native library."""
+    """Version and place of a native library; None also for a file that is none of ours."""
     path = native.find_library(name)
-    return f"{native.library_info(path).version}, {path.parent}" if path else None
+    try:
+        return f"{native.library_info(path).version}, {path.parent}" if path else None
+    except NativeError:
+        return None
 
 
 def _version(names: tuple[str, ...]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import dinat_deploy
 from dinat_deploy import native
+from dinat_deploy.errors import NativeError
 from dinat_deploy.native import CudaCompiler, LibraryInfo, LibraryName
 
 
@@ -52,9 +53,14 @@ class InfoReport:
 def plugin_info() -> InfoReport:
     """Which native libraries there are, what is missing, and how to build it."""
     libraries: dict[LibraryName, LibraryInfo | None] = {}
+    unreadable: list[str] = []
     for name in get_args(LibraryName):
         path = native.find_library(name)
-        libraries[name] = native.library_info(path) if path else None
+        libraries[name] = None
+        try:
+            libraries[name] = native.library_info(path) if path else None
+        except NativeError as error:
+            unreadable.append(error.cause)
     if libraries["kernels"] is None:
         del libraries["kernels"]  # the CUDA kernels alone, which only their tests use
     cuda, cxx, gpus = native.find_cuda(), native.find_cxx(), native.gpus()
@@ -64,7 +70,7 @@ def plugin_info() -> InfoReport:
         cuda=cuda,
         cxx=cxx,
         gpus=gpus,
-        remarks=list(_remarks(libraries, cuda, cxx, gpus)),
+        remarks=[*unreadable, *_remarks(libraries, cuda, cxx, gpus)],
     )
 
 

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -389,7 +390,11 @@ _CURES = (
 def _failure(record: _Record) -> NativeError:
     text = "\n".join(record.lines)
     cures = [cure for pattern, cure in _CURES if re.search(pattern, text)]
-    faults = (line for line in record.lines if re.search(r"\berror\b|CMake Error", line, re.I))
-    first = next(faults, record.lines[-1]).strip()
+    faults = (n for n, line in enumerate(record.lines) if re.search(r"\berror\b", line, re.I))
+    at = next(faults, len(record.lines) - 1)
+    first = record.lines[at].strip()
+    if first.startswith("CMake Error"):  # what is wrong stands indented below it
+        below = takewhile(lambda line: not line or line[0] == " ", record.lines[at + 1 :])
+        first = " ".join([first, *" ".join(below).split()])
     log = f"The log is {record.path}."
     return NativeError(f"The build failed: {first}", " ".join([*cures[:1], log]))

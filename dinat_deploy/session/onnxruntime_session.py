@@ -86,10 +86,10 @@ class OnnxRuntimeSession:
         except Exception as error:
             raise BundleError(
                 f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}",
-                ""
-                if self.library
-                else "If it was exported with --body none, it needs the operator's library. "
-                + BUILD_THE_LIBRARY,
+                "If it was exported with --body none, it needs the operator's library. "
+                + BUILD_THE_LIBRARY
+                if not self.library and "dinat:" in str(error)
+                else "",
             ) from None
         types = [info.type for info in (*self._session.get_inputs(), *self._session.get_outputs())]
         self._run = self._run_bfloat16 if _BFLOAT16 in types else self._run_arrays
@@ -108,9 +108,11 @@ class OnnxRuntimeSession:
                 )
             return None
         try:
-            options.register_custom_ops_library(str(library))
+            # A name without a slash would be looked for among the system's libraries.
+            options.register_custom_ops_library(str(library.absolute()))
         except Exception as error:
-            reason = f"ONNX Runtime does not accept {library}: {str(error).splitlines()[0]}"
+            said = str(error).splitlines()[0].rstrip(".")
+            reason = f"ONNX Runtime does not accept {library}: {said}."
             if demanded:
                 raise MissingDependencyError(reason, BUILD_THE_LIBRARY) from None
             self.notes.append(f"{reason} The operator runs by its body instead.")
@@ -131,10 +133,15 @@ class OnnxRuntimeSession:
         return runtime.InferenceSession(content, options, providers=providers)
 
     def run(self, feeds: Feeds) -> dict[str, FloatArray]:
+        inputs = [info.name for info in self._session.get_inputs()]
+        if missing := [name for name in inputs if name not in feeds]:
+            raise BundleError(
+                f"The input {missing[0]} is missing; the model takes {', '.join(inputs)}, and "
+                f"{', '.join(feeds) or 'nothing'} was given."
+            )
         try:
             return self._run(feeds)
         except Exception as error:
-            inputs = [info.name for info in self._session.get_inputs()]
             shapes = {name: list(np.shape(feeds[name])) for name in inputs}
             raise BundleError(
                 f"ONNX Runtime failed on inputs {shapes}: {str(error).splitlines()[0]}"

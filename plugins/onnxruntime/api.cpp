@@ -42,7 +42,7 @@ std::vector<int64_t> sizesOf(const OrtValue* value) {
 std::string text(const std::vector<int64_t>& sizes) {
   std::string list;
   for (const int64_t size : sizes) {
-    list += (list.empty() ? "" : ", ") + (size < 0 ? std::string("?") : std::to_string(size));
+    list += (list.empty() ? "" : ", ") + std::to_string(size);
   }
   return "[" + list + "]";
 }

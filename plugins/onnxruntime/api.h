@@ -46,7 +46,7 @@ std::vector<int64_t> sizesOf(const OrtTensorTypeAndShapeInfo* info);
 // Sizes of a tensor.
 std::vector<int64_t> sizesOf(const OrtValue* value);
 
-// "[1, 56, 56, 192]"; unknown sizes as "?".
+// "[1, 56, 56, 192]".
 std::string text(const std::vector<int64_t>& sizes);
 
 // The start of a tensor's memory.

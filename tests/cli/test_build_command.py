@@ -138,6 +138,19 @@ def test_mistakes_in_json(command: Command, tmp_path: Path) -> None:
     assert json.loads(failed.out)["error"]["cause"].startswith("There is no ONNX file")
 
 
+def test_malformed_arguments_in_json(command: Command) -> None:
+    failed = command(*BUILD, "m.onnx", "--optimization-level", "6", "--json")
+    assert failed.status == 2
+    assert "6 is not in the range" in json.loads(failed.out)["error"]["cause"]
+
+
+def test_names_that_the_system_refuses_are_errors_without_a_traceback(command: Command) -> None:
+    failed = command(*BUILD, "x" * 300, "--json")
+    assert failed.status == 2
+    assert "File name too long" in json.loads(failed.out)["error"]["cause"]
+    assert "Traceback" not in failed.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

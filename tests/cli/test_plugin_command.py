@@ -17,6 +17,7 @@ import pytest
 import dinat_deploy
 from dinat_deploy import native
 from dinat_deploy.native import CudaCompiler
+from dinat_deploy.pipeline.diagnosing import doctor
 from dinat_deploy.pipeline.plugins import _cross_libraries
 from dinat_deploy.progress import Silent
 from tests.cli.conftest import Command
@@ -149,6 +150,7 @@ def test_a_failed_configuration_is_reported(plugin: Command, project: Path) -> N
     failed = plugin("build")
     assert failed.status == 2
     assert "Error: The build failed: CMake Error at plugins/CMakeLists.txt:1" in failed.err
+    assert "(message): no such thing" in failed.err  # CMake puts the reason on the next line
 
 
 @pytest.mark.parametrize(
@@ -346,6 +348,24 @@ def test_info_shows_what_there_is_and_what_does_not_fit(
     assert f"was built from dinat-deploy {info.version}; this is 9.9.9." in remarks
     assert "has sm_80, which NVIDIA Test (sm_120) cannot run." in remarks
     assert "plugin build --arch 120" in remarks
+
+
+def test_a_foreign_library_in_our_place_is_a_remark(
+    plugin: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = home / "libdinat_onnxruntime.so"
+    source = "int f() { return 0; }"
+    subprocess.run(
+        [str(TOOLS[2]), "-x", "c++", "-", "-shared", "-o", foreign],
+        input=source, text=True, check=True,
+    )  # fmt: skip
+    monkeypatch.setenv("DINAT_NATIVE_DIR", str(home))
+    shown = plugin("info", "--json")
+    assert shown.status == 0
+    report = json.loads(shown.out)
+    assert report["libraries"]["onnxruntime"] is None
+    assert report["remarks"][0] == f"{foreign} is no native library of dinat-deploy."
+    assert next(check for check in doctor() if check.name == "operator library").found is None
 
 
 def test_info_on_one_file(plugin: Command, project: Path, home: Path) -> None:

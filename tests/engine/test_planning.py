@@ -88,6 +88,31 @@ def test_other_backends_are_unknown(tiny_bundle: Path) -> None:
 
 
 @rtx
+def test_one_architecture_and_one_profile_may_be_given_as_a_string(dynamic_bundle: Path) -> None:
+    shape = "image=1x3x64x64"
+    plan = plan_build(dynamic_bundle, architectures="86,89", profiles=shape, **RTX)
+    assert plan.task.architectures == ["86", "89"]
+    assert plan.task == plan_build(
+        dynamic_bundle, architectures=["86", "89"], profiles=[shape], **RTX
+    ).task  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"optimization_level": 6}, "optimization level is 6; expected 0 to 5"),
+        ({"optimization_level": -1}, "optimization level is -1"),
+        ({"workspace_mib": 0}, "workspace is 0 MiB; expected 1 or more"),
+    ],
+)
+def test_limits_out_of_range_are_refused(
+    limits: dict[str, int], message: str, tiny_bundle: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_build(tiny_bundle, **limits, **RTX)
+
+
+@rtx
 def test_the_onnx_file_of_a_bundle_is_the_bundle(tiny_bundle: Path) -> None:
     by_folder, by_file = (
         plan_build(tiny_bundle, **RTX),
@@ -230,6 +255,7 @@ def test_releases_without_plugins_take_the_body(
 class Info:
     """What native.library_info says of a library with code for Ampere only."""
 
+    name = "dinat_tensorrt"
     machine = plugin_choice.platform.machine()
     cuda_code = ("sm_86",)
     version = "0.1.0"
@@ -248,6 +274,10 @@ def test_a_plugin_without_code_for_a_target_is_refused(
     with pytest.raises(EngineError, match=r"has code for sm_86, .* capability 120 too") as caught:
         plan_build(tiny_bundle, architectures=["86", "120"], **options)
     assert "`dinat-deploy plugin build --arch 86,120`" in caught.value.cure
+    monkeypatch.setattr(Info, "name", "dinat_onnxruntime")
+    with pytest.raises(EngineError, match=r"libmine\.so is dinat_onnxruntime, not the plugin"):
+        plan_build(tiny_bundle, architectures=["86"], **options)
+    monkeypatch.setattr(Info, "name", "dinat_tensorrt")
     monkeypatch.setattr(Info, "machine", "riscv64")
     with pytest.raises(EngineError, match=r"libmine\.so is for riscv64, this machine is"):
         plan_build(tiny_bundle, architectures=["86"], **options)

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import pytest
 
-from dinat_deploy.engine import process
+from dinat_deploy.engine import network, process
 from dinat_deploy.engine.manifest import open_engine
 from dinat_deploy.engine.tensorrt_rtx import TensorRtRtxBuilder
 from dinat_deploy.errors import EngineError, OutputError
@@ -164,6 +164,16 @@ def test_what_the_parser_refuses_is_listed_by_node(bundle: Path, tmp_path: Path)
     assert [line.partition(" (Frobnicate): ")[0] for line in lines[1:]] == [f"  {n}" for n in names]
     assert "Plugin not found" in lines[1]
     assert not (tmp_path / "odd.engines").exists() or not any((tmp_path / "odd.engines").iterdir())
+
+
+def test_what_is_said_of_the_missing_driver_is_not_listed() -> None:
+    driver = (
+        "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35: CUDA "
+        "driver version is insufficient for CUDA runtime version)"
+    )
+    found = network.listed([f"Invalid Node - na\nwrong shape\n{driver}", driver, "cause"])
+    assert found == "\n  Invalid Node - na\n  wrong shape\n  cause"
+    assert network.listed([driver]) == f"\n  {driver}"  # it is all that is known
 
 
 @contextmanager

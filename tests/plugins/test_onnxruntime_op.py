@@ -180,6 +180,7 @@ def attribute(name: str, value: Any) -> Change:
         (attribute("kernel_size", 3), r"kernel_size is missing or is not a list of two ints"),
         (attribute("kernel_size", [3]), "kernel_size has 1 values; expected two"),
         (attribute("kernel_size", [3, 2**40]), r"kernel_size is \[3, 1099511627776\]"),
+        (attribute("kernel_size", [-3, 3]), r"kernel_size is \[-3, 3\]; expected positive"),
         (attribute("kernel_size", [0, 3]), r"kernel_size is \[0, 3\]; expected positive"),
         (attribute("kernel_size", "no"), "kernel_size is missing or is not"),
         (
@@ -272,6 +273,13 @@ class TestSession:
         assert np.abs(found - expected).max() < 1e-5
         # Different arithmetic: proof that they are two implementations.
         assert not np.array_equal(found, expected)
+
+    def test_a_library_is_found_by_its_name_in_the_working_directory(
+        self, library: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(library.parent)
+        name = Path(library.name)
+        assert OnnxRuntimeSession(tiny_bundle / "model.onnx", custom_op=name).library == name
 
     def test_verify_says_what_it_compared(self, installed: Path, tiny_bundle: Path) -> None:
         report = verify(tiny_bundle, layers=True)
