@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -227,12 +228,23 @@ def test_an_exception_while_building_ends_the_builder_and_leaves_nothing(
 def test_interrupting_the_command_leaves_nothing(number: signal.Signals, bundle: Path) -> None:
     command = [sys.executable, "-m", "dinat_deploy", "build", str(bundle), "--backend"]
     running = subprocess.Popen(
-        [*command, "tensorrt-rtx"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "tensorrt-rtx"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Tests started in the background inherit that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert running.stderr is not None
-    # A line is printed when a stage is done: the engine is being built now.
-    assert any(line.startswith("Parsing the ONNX file ...") for line in running.stderr)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    # A line is printed when a stage is done: the worker comes next. Stopped, it cannot be done
+    # before the signal arrives.
+    assert any(line.startswith("Reading the ONNX file ...") for line in running.stderr)
+    children: list[str] = []
+    while not (children and b"rtx_worker" in Path(f"/proc/{children[0]}/cmdline").read_bytes()):
+        assert running.poll() is None
+        time.sleep(0.01)
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGSTOP)
     running.send_signal(number)
     _, messages = running.communicate(timeout=20)
     assert running.returncode == 130
