@@ -1,8 +1,9 @@
 // The twins of what kernels/device.cuh offers beyond the functions in device.h.
 #pragma once
 
-#include <cstring>
 #include <limits>
+
+#include "common/half.h"
 
 #define DINAT_UNROLL
 
@@ -18,17 +19,8 @@ inline uint32_t select(bool condition, uint32_t a, uint32_t b) { return conditio
 
 inline const Vector16* keep(const Vector16* pointer) { return pointer; }
 
-inline float asFloat(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-inline uint32_t asBits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
+inline float asFloat(uint32_t bits) { return dinat::detail::floatOf(bits); }
+inline uint32_t asBits(float value) { return dinat::detail::bitsOf(value); }
 
 // Exchanges the bits: the lanes only move the value.
 inline uint32_t shuffleXor(uint32_t value, int mask) {
