@@ -4,7 +4,7 @@
     tensorrt_rtx.py    the builder for TensorRT-RTX, ahead of time and without a GPU
     process.py         runs a builder in a worker process, so that its crash is an error message
     network.py         the worker's side that all flavours of TensorRT share
-    rtx_worker.py      the worker for TensorRT-RTX
+    worker.py          the worker: one build from its task to its outcome
     profiles.py        shapes of dynamic inputs: syntax, defaults, checks
     manifest.py        engine.json: what an engine was made of, and the checks before its use
     onnx_file.py       what a builder must know of an ONNX file, read without the package onnx

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dinat_deploy.bundle import TensorSpec
 from dinat_deploy.engine.profiles import Profile
 from dinat_deploy.progress import Progress
+from dinat_deploy.session.tensorrt_api import Flavor
 
-Flavor = Literal["tensorrt-rtx"]
 PLAN = "model.plan"
 
 
@@ -42,6 +42,34 @@ class PluginRequest(Record):
     embed: bool = False
 
 
+class BuilderOptions(Record):
+    """What the user asks of the builder; None is its own choice.
+
+    Attributes:
+        optimization_level: 0 (fast build) to 5.
+        workspace_mib: bound of the engine's scratch memory in MiB.
+        hardware_compatibility: GPUs beside the one at hand that the plan is for: none, all from
+            Ampere on, or all of the same compute capability (TensorRT >= 10.8).
+        version_compatible: the plan runs in later versions of the same major version; it then
+            holds a lean runtime, which is host code.
+        refit: weights can be replaced later; ``strip_weights`` leaves them out of the plan, which
+            must be refitted before it runs.
+        tf32: let float32 products be computed in TensorFloat-32 (10 bits of mantissa).
+        dla_core: run on this DLA core of a Jetson, and ``gpu_fallback`` what it does not support
+            on the GPU.
+    """
+
+    optimization_level: int | None = Field(default=None, ge=0, le=5)
+    workspace_mib: int | None = Field(default=None, ge=1)
+    hardware_compatibility: Literal["none", "ampere+", "same-capability"] = "none"
+    version_compatible: bool = False
+    refit: bool = False
+    strip_weights: bool = False
+    tf32: bool = False
+    dla_core: int | None = Field(default=None, ge=0)
+    gpu_fallback: bool = True
+
+
 class BuildTask(Record):
     """One build, complete: a worker needs nothing else.
 
@@ -50,18 +78,22 @@ class BuildTask(Record):
         plan: the file to write.
         profiles: shapes of the dynamic inputs; empty if all are static.
         architectures: compute capabilities to build for, like ``86``; empty means the GPU at hand.
-        optimization_level: 0 (fast build) to 5; None for the builder's own choice.
-        workspace_mib: bound of the scratch memory in MiB; None for the builder's own choice.
+        timing_cache: file of measured kernel times, read and added to; None for none.
+        debug_tensors: tensors to mark, so that a debug listener sees them while the engine runs.
+        extra_outputs: tensors to return beside the model's outputs.
         verbose_log: file for everything the builder says.
     """
 
+    flavor: Flavor
     model: Path
     plan: Path
     plugin: PluginRequest | None = None
     profiles: list[Profile] = Field(default_factory=list)
     architectures: list[str] = Field(default_factory=list)
-    optimization_level: int | None = None
-    workspace_mib: int | None = None
+    options: BuilderOptions = BuilderOptions()
+    timing_cache: Path | None = None
+    debug_tensors: list[str] = Field(default_factory=list)
+    extra_outputs: list[str] = Field(default_factory=list)
     verbose_log: Path | None = None
 
 
@@ -80,11 +112,46 @@ class PluginLayer(Record):
     dtype: str
 
 
+class EngineLayer(Record):
+    """A layer of the finished engine, as its inspector describes it.
+
+    Attributes:
+        kind: TensorRT's name of its type; ``plugin`` for ours.
+        nodes: the ONNX nodes that it computes, as far as TensorRT still knows.
+        tactic: the kernel that was chosen, if it says so.
+        device: ``gpu`` or ``dla``.
+    """
+
+    name: str
+    kind: str
+    nodes: list[str] = Field(default_factory=list)
+    tactic: str | None = None
+    device: Literal["gpu", "dla"] = "gpu"
+
+
+class Gpu(Record):
+    """The GPU that a plan was built on.
+
+    Attributes:
+        capability: compute capability like ``89``.
+        driver: version of CUDA that its driver supports, like ``13.0``.
+    """
+
+    name: str
+    capability: str
+    driver: str | None = None
+
+
 class BuildOutcome(Record):
     """What a worker made and saw.
 
     Attributes:
         version: of the builder.
+        gpu: what it was built on; None if ahead of time.
+        engine_layers: layers of the finished engine, after fusion; None where the builder cannot
+            load what it built (ahead of time, without a GPU).
+        dla_unsupported: layers that the DLA does not support, and that the GPU runs instead.
+        timing_cache_hits: whether the timing cache had entries before the build; None without one.
         layers: layers of the parsed network, before fusion, by type.
         plugin_layers: the ONNX nodes that became layers of a plugin.
         body_nodes: the attention nodes that were replaced by their body.
@@ -94,6 +161,10 @@ class BuildOutcome(Record):
     """
 
     version: str
+    gpu: Gpu | None = None
+    engine_layers: list[EngineLayer] | None = None
+    dla_unsupported: list[str] = Field(default_factory=list)
+    timing_cache_hits: bool | None = None
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     layers: dict[str, int]

@@ -15,11 +15,19 @@ from pydantic import Field, ValidationError
 
 from dinat_deploy import __version__
 from dinat_deploy.bundle import TensorSpec
-from dinat_deploy.engine.builder import PLAN, Flavor, PluginLayer, Record
+from dinat_deploy.engine.builder import (
+    PLAN,
+    BuilderOptions,
+    EngineLayer,
+    Gpu,
+    PluginLayer,
+    Record,
+)
 from dinat_deploy.engine.profiles import Profile
 from dinat_deploy.errors import EngineError
 from dinat_deploy.files import sha256
 from dinat_deploy.models.config import describe
+from dinat_deploy.session.tensorrt_api import Flavor
 
 MANIFEST = "engine.json"
 FORMAT_VERSION = 1
@@ -79,18 +87,28 @@ class LayerInfo(Record):
         types: how many there are of each type.
         plugin: the ONNX nodes that became plugin layers.
         body: the attention nodes that were replaced by their body in standard operators.
+        engine: layers of the finished engine, after fusion; None if it could not be loaded where
+            it was built.
+        dla_unsupported: layers that the DLA does not support, and that the GPU runs instead.
     """
 
     types: dict[str, int]
     plugin: list[PluginLayer]
     body: list[str]
+    engine: list[EngineLayer] | None = None
+    dla_unsupported: list[str] = Field(default_factory=list)
 
 
-class Options(Record):
-    """What the builder was asked for; None is its own choice."""
+class Taps(Record):
+    """Layers of the PyTorch model whose outputs the engine lets out, for ``verify --layers``.
 
-    optimization_level: int | None = None
-    workspace_mib: int | None = None
+    Attributes:
+        kind: whether they are further outputs, or tensors that a debug listener sees.
+        tensors: path of the PyTorch module -> tensor of the engine.
+    """
+
+    kind: Literal["outputs", "debug"]
+    tensors: dict[str, str]
 
 
 class EngineManifest(Record):
@@ -100,6 +118,9 @@ class EngineManifest(Record):
         precision: element types of the ONNX file's weights, by share; ``int8`` first if it is
             quantized. The plan computes in the types that the file says.
         architectures: compute capabilities that the plan runs on.
+        gpu: the GPU that it was built on; None if ahead of time.
+        host_code: why loading the plan runs code out of it (an embedded plugin, a lean runtime);
+            empty if it does not.
         model: name of the bundle's model, if it came from a bundle.
     """
 
@@ -108,14 +129,17 @@ class EngineManifest(Record):
     model: str | None
     runtime: Runtime
     architectures: list[str]
+    gpu: Gpu | None = None
+    host_code: list[str] = Field(default_factory=list)
     precision: str
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     profiles: list[Profile]
-    options: Options
+    options: BuilderOptions
     onnx: OnnxSource
     plugin: PluginInfo | None
     layers: LayerInfo
+    taps: Taps | None = None
     plan: PlanInfo
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""The worker's side that all flavours of TensorRT share: logging, parsing, plugins, profiles.
+"""What all flavours of TensorRT share of a build: parsing, profiles, what became of the nodes.
 
 ``trt`` is always the module ``tensorrt`` or ``tensorrt_rtx``, which have the same interface as far
 as it is used here.
@@ -7,76 +7,23 @@ as it is used here.
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dinat_deploy.bundle import TensorSpec
 from dinat_deploy.engine.builder import PluginLayer, PluginRequest
 from dinat_deploy.engine.messages import Channel, Phases
 from dinat_deploy.engine.profiles import Profile
 from dinat_deploy.errors import EngineError
+from dinat_deploy.session.tensorrt_api import NO_DRIVER, Log, listed, type_name
 
 # The parser logs its errors in pieces, which it also returns whole.
 _FROM_PARSER = re.compile(r"^\w+\.(cpp|hpp|h|cc):\d+: ")
-# Harmless: said of every node of a function body that is used twice, and of nodes with a dynamic
-# size, which have no height and width.
-_NOISE = re.compile(
-    r"A node named .* already exists|Attribute (height|width) not found in plugin node"
-)
-# Accompanies every error on a machine without a driver, where ahead-of-time builders need none.
-_NO_DRIVER = re.compile(r".*catchCudaError.*CUDA driver version is insufficient.*")
-_MOST_ERRORS = 20
-_MOST_WARNINGS = 10
-
 # metadata of a layer: "[ONNX Layer: node]", within a function "[ONNX Layer: inner | node (Type)]"
 _ORIGIN = re.compile(
     r"\[ONNX Layer: (?P<inner>[^\]|]*?)(?: \| (?P<outer>[^\]]*?) \((?P<type>\w+)\))?\]"
 )
-
-
-class Log:
-    """Collects what TensorRT says; errors and warnings also go to stderr, for a crash report.
-
-    Attributes:
-        errors: messages of the severities error and internal error, in order.
-        warnings: warnings without repetition, in order.
-    """
-
-    def __init__(self, verbose_log: Path | None) -> None:
-        self.errors: list[str] = []
-        self.warnings: dict[str, None] = {}
-        self._file: IO[str] | None = None
-        if verbose_log is not None:
-            # Line by line: after a crash its end says what happened last.
-            self._file = verbose_log.open("w", encoding="utf-8", buffering=1)
-
-    def add(self, severity: str, text: str) -> None:
-        if self._file is not None:
-            self._file.write(f"[{severity}] {text}\n")
-        if severity in ("ERROR", "INTERNAL_ERROR"):
-            self.errors.append(text)
-        elif severity == "WARNING" and not _NOISE.search(text):
-            if len(self.warnings) < _MOST_WARNINGS:
-                self.warnings[text] = None
-        else:
-            return
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
-
-def make_logger(trt: Any, log: Log) -> Any:
-    """A logger for TensorRT that writes to ``log``."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            log.add(severity.name, message)
-
-    return Logger()
 
 
 def make_monitor(trt: Any, channel: Channel) -> Any:
@@ -100,39 +47,6 @@ def make_monitor(trt: Any, channel: Channel) -> Any:
     return Monitor()
 
 
-def load_plugin(trt: Any, registry: Any, request: PluginRequest, log: Log) -> None:
-    """Load a plugin library and check that it brings what the model needs.
-
-    Raises:
-        EngineError: it cannot be loaded, or it lacks an operator.
-    """
-    try:
-        handle = registry.load_library(str(request.library))
-    except Exception as error:  # of pybind11, without a type of its own
-        handle, log.errors = None, [*log.errors, str(error)]
-    if handle is None:
-        raise EngineError(
-            f"The plugin {request.library} cannot be loaded.{listed(log.errors)}",
-            "Build it again with `dinat-deploy plugin build`, or build the engine from the "
-            "operator's body with --no-plugin.",
-        )
-    available = [
-        (creator.name, creator.plugin_version, creator.plugin_namespace)
-        for creator in registry.all_creators
-    ]
-    for operator in request.operators:
-        if (operator, request.version, request.namespace) not in available:
-            own = [
-                f"{name} {version}" for name, version, ns in available if ns == request.namespace
-            ]
-            raise EngineError(
-                f"The plugin {request.library} has no {operator} version {request.version} in "
-                f"namespace {request.namespace}; it has {', '.join(own) or 'nothing there'}.",
-                "Build it again with `dinat-deploy plugin build`, or build the engine from the "
-                "operator's body with --no-plugin.",
-            )
-
-
 def parse(trt: Any, network: Any, logger: Any, log: Log, model: Path) -> Any:
     """Parse an ONNX file into a network, by its path: weights may lie in files beside it.
 
@@ -150,7 +64,7 @@ def parse(trt: Any, network: Any, logger: Any, log: Log, model: Path) -> Any:
     said = [
         text
         for text in dict.fromkeys(log.errors)
-        if not (_FROM_PARSER.match(text) or _NO_DRIVER.fullmatch(text))
+        if not (_FROM_PARSER.match(text) or NO_DRIVER.fullmatch(text))
         and not any(error.desc() in text or text.strip() in error.desc() for error in found)
     ]
     raise EngineError(
@@ -166,13 +80,6 @@ def _describe(error: Any) -> str:
     operator = f" ({error.node_operator()})" if error.node_operator() else ""
     within = [entry for entry in error.local_function_stack() if entry]
     return f"{where}{operator}: {reason}" + (f", within {' > '.join(within)}" if within else "")
-
-
-def listed(lines: list[str]) -> str:
-    lines = [rest for line in lines if (rest := _NO_DRIVER.sub("", line).strip())] or lines
-    shown = [line.replace("\n", "\n  ") for line in lines[:_MOST_ERRORS]]
-    more = [f"... and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
-    return "".join(f"\n  {line}" for line in shown + more)
 
 
 def add_profiles(builder: Any, config: Any, profiles: list[Profile]) -> None:
@@ -197,13 +104,7 @@ def _spec(tensor: Any) -> TensorSpec:
         int(size) if size >= 0 else tensor.get_dimension_name(axis) or "?"
         for axis, size in enumerate(tensor.shape)
     ]
-    return TensorSpec(name=tensor.name, dtype=_type_name(tensor.dtype), shape=shape)
-
-
-def _type_name(dtype: Any) -> str:
-    """TensorRT's name of an element type as ONNX calls it."""
-    name: str = dtype.name.lower()
-    return {"half": "float16", "bf16": "bfloat16"}.get(name, name)
+    return TensorSpec(name=tensor.name, dtype=type_name(tensor.dtype), shape=shape)
 
 
 def survey(
@@ -227,7 +128,7 @@ def survey(
         origin = _ORIGIN.search(layer.metadata or "")
         if layer.type in (trt.LayerType.PLUGIN_V3, trt.LayerType.PLUGIN_V2):
             name = origin["inner"] if origin and not origin["outer"] else layer.name
-            plugins.append(PluginLayer(node=name, dtype=_type_name(layer.get_output(0).dtype)))
+            plugins.append(PluginLayer(node=name, dtype=type_name(layer.get_output(0).dtype)))
         elif origin and origin["type"] in operators:
             expanded[origin["outer"]] = None
     return dict(kinds.most_common()), plugins, list(expanded)

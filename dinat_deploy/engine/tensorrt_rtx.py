@@ -6,17 +6,17 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from dinat_deploy.engine import rtx_worker
-from dinat_deploy.engine.builder import BuildOutcome, BuildTask, Flavor, Obstacle
+from dinat_deploy.engine import worker as worker_module
+from dinat_deploy.engine.builder import BuildOutcome, BuildTask, Obstacle
 from dinat_deploy.engine.devices import current_capability
 from dinat_deploy.engine.messages import ProgressReceiver
 from dinat_deploy.engine.process import run_worker
-from dinat_deploy.errors import EngineError, MissingDependencyError
+from dinat_deploy.errors import EngineError
 from dinat_deploy.progress import Progress
+from dinat_deploy.session.tensorrt_api import Flavor, installed_version, numbers
 
 # Compute capabilities that TensorRT-RTX builds for. It has no others: not Orin (87), not the
 # data-centre GPUs (90, 100), not Thor (110).
@@ -39,21 +39,11 @@ class TensorRtRtxBuilder:
 
     flavor: Flavor = "tensorrt-rtx"
 
-    def __init__(self, worker: str = rtx_worker.__name__) -> None:
+    def __init__(self, worker: str = worker_module.__name__) -> None:
         self._worker = worker
 
     def version(self) -> str:
-        if util.find_spec("tensorrt_rtx") is None:
-            raise MissingDependencyError(
-                "Building for TensorRT-RTX needs the package tensorrt-rtx, which is not installed.",
-                "pip install 'dinat-deploy[rtx]'",
-            )
-        for package in ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"):
-            try:
-                return metadata.version(package)
-            except metadata.PackageNotFoundError:
-                continue
-        return "unknown"
+        return installed_version(self.flavor)
 
     def architectures(self, asked: Sequence[str]) -> list[str]:
         chosen = [_architecture(str(entry)) for entry in asked] or list(DEFAULT_ARCHITECTURES)
@@ -61,8 +51,7 @@ class TensorRtRtxBuilder:
 
     def plugin_obstacle(self) -> Obstacle | None:
         version = self.version()
-        numbers = re.match(r"(\d+)\.(\d+)", version)
-        if numbers is None or (int(numbers[1]), int(numbers[2])) >= PLUGINS_SINCE:
+        if numbers(version)[:2] >= PLUGINS_SINCE:
             return None
         since = ".".join(map(str, PLUGINS_SINCE))
         return Obstacle(
@@ -88,11 +77,11 @@ class TensorRtRtxBuilder:
                     outcome.update(message["outcome"])
                 receiver.receive(message)
 
-            # The worker explains what the links are for (rtx_worker.link_bare_name).
+            # The worker explains what the links are for (worker.link_bare_name).
             search = [str(links), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
             environment = {
                 "LD_LIBRARY_PATH": os.pathsep.join(search),
-                rtx_worker.LINK_DIRECTORY: str(links),
+                worker_module.LINK_DIRECTORY: str(links),
             }
             line = task.model_dump_json()
             run_worker(self._worker, line, directory / "stderr", on_message, environment)

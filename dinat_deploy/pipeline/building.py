@@ -12,10 +12,10 @@ from typing import Any
 from dinat_deploy.bundle import MODEL, Bundle, TensorSpec, is_bundle, open_bundle
 from dinat_deploy.engine.builder import (
     PLAN,
+    BuilderOptions,
     BuildOutcome,
     BuildTask,
     EngineBuilder,
-    Flavor,
     PluginRequest,
 )
 from dinat_deploy.engine.manifest import (
@@ -23,7 +23,6 @@ from dinat_deploy.engine.manifest import (
     EngineManifest,
     LayerInfo,
     OnnxSource,
-    Options,
     PlanInfo,
     PluginInfo,
     Runtime,
@@ -43,6 +42,7 @@ from dinat_deploy.engine.tensorrt_rtx import TensorRtRtxBuilder
 from dinat_deploy.errors import ConfigError, OutputError
 from dinat_deploy.files import sha256, whole_directory
 from dinat_deploy.progress import Progress, Silent
+from dinat_deploy.session.tensorrt_api import Flavor
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,13 @@ def plan_build(
     wish = PluginWish(plugin, Path(plugin_library) if plugin_library else None, embed_plugin)
     request, covered = choose_plugin(onnx, wish, targets, builder.plugin_obstacle(), notes)
     task = BuildTask(
+        flavor=builder.flavor,
         model=path.absolute(),
         plan=Path(PLAN),
         plugin=request,
         profiles=_profiles(onnx, bundle, profiles, notes),
         architectures=covered,
-        optimization_level=optimization_level,
-        workspace_mib=workspace_mib,
+        options=BuilderOptions(optimization_level=optimization_level, workspace_mib=workspace_mib),
         verbose_log=_log_place(verbose_log),
     )
     target = Path(output) if output else _default_output(path, bundle, backend, onnx, request)
@@ -322,9 +322,7 @@ def _manifest(
         inputs=_named(outcome.inputs, plan.model.inputs),
         outputs=_named(outcome.outputs, plan.model.outputs),
         profiles=task.profiles,
-        options=Options(
-            optimization_level=task.optimization_level, workspace_mib=task.workspace_mib
-        ),
+        options=task.options,
         onnx=source,
         plugin=_plugin_info(task.plugin),
         layers=LayerInfo(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.parity import Errors, Tolerance, compare_all
 from dinat_deploy.pipeline.running import onnxruntime_session
 from dinat_deploy.progress import Progress, Silent
-from dinat_deploy.session.base import Session
 from dinat_deploy.session.onnxruntime_session import OnnxRuntimeSession
+
+if TYPE_CHECKING:
+    from dinat_deploy.session.torch_session import TorchSession
 
 FloatArray = npt.NDArray[np.float32]
 Origin = Literal["recorded", "random", "image"]
@@ -179,7 +181,7 @@ def _candidate(bundle: Bundle, layers: bool) -> OnnxRuntimeSession:
     return onnxruntime_session(bundle, taps=taps)
 
 
-def _torch_session(bundle: Bundle, layers: bool, progress: Progress) -> Session:
+def _torch_session(bundle: Bundle, layers: bool, progress: Progress) -> TorchSession:
     from dinat_deploy.pipeline.rebuild import torch_session
 
     with progress.stage("Rebuilding the PyTorch model"):

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from dinat_deploy.bundle import TensorSpec
-from dinat_deploy.engine.builder import PluginLayer
+from dinat_deploy.engine.builder import BuilderOptions, PluginLayer
 from dinat_deploy.engine.manifest import (
     Engine,
     EngineManifest,
     LayerInfo,
     OnnxSource,
-    Options,
     PlanInfo,
     PluginInfo,
     Runtime,
@@ -56,7 +55,7 @@ def engine(tmp_path: Path, model: Path, library: Path) -> Engine:
         inputs=[TensorSpec(name="image", dtype="float", shape=["batch", 3, 64, 64])],
         outputs=[TensorSpec(name="logits", dtype="float", shape=["batch", 10])],
         profiles=[parse_profile("image=1x3x64x64:2x3x64x64:4x3x64x64")],
-        options=Options(optimization_level=2),
+        options=BuilderOptions(optimization_level=2),
         onnx=onnx_source(model, ("model.onnx.data",)),
         plugin=PluginInfo(
             operators=["NeighborhoodAttention2D"], namespace="dinat", version="1",
@@ -76,7 +75,7 @@ def test_what_is_written_is_read_and_passes_all_checks(
 ) -> None:
     assert engine.manifest.created_by.startswith("dinat-deploy ")
     assert engine.manifest.profiles[0]["image"].opt == (2, 3, 64, 64)
-    assert engine.manifest.options == Options(optimization_level=2, workspace_mib=None)
+    assert engine.manifest.options == BuilderOptions(optimization_level=2, workspace_mib=None)
     assert open_engine(engine.path).manifest == engine.manifest
     assert is_engine(engine.path)
     engine.check_plan()

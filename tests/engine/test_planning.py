@@ -19,6 +19,7 @@ from dinat_deploy.errors import (
     OutputError,
 )
 from dinat_deploy.pipeline.building import plan_build
+from dinat_deploy.session import tensorrt_api
 
 RTX: dict[str, Any] = {"backend": "tensorrt-rtx"}
 rtx = pytest.mark.rtx
@@ -77,7 +78,7 @@ def test_current_asks_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_tensorrt_rtx_is_named_with_the_way_to_get_it(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt_rtx.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tensorrt_api.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'dinat-deploy\[rtx\]'"):
         plan_build(tiny_bundle, **RTX)
 

@@ -16,12 +16,13 @@ from typing import Any
 import onnx
 import pytest
 
-from dinat_deploy.engine import network, process
+from dinat_deploy.engine import process
 from dinat_deploy.engine.manifest import open_engine
 from dinat_deploy.engine.tensorrt_rtx import TensorRtRtxBuilder
 from dinat_deploy.errors import EngineError, OutputError
 from dinat_deploy.pipeline.building import build, plan_build
 from dinat_deploy.progress import Silent
+from dinat_deploy.session import tensorrt_api
 from tests.engine.test_process import gone
 
 pytestmark = pytest.mark.rtx
@@ -172,9 +173,9 @@ def test_what_is_said_of_the_missing_driver_is_not_listed() -> None:
         "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35: CUDA "
         "driver version is insufficient for CUDA runtime version)"
     )
-    found = network.listed([f"Invalid Node - na\nwrong shape\n{driver}", driver, "cause"])
+    found = tensorrt_api.listed([f"Invalid Node - na\nwrong shape\n{driver}", driver, "cause"])
     assert found == "\n  Invalid Node - na\n  wrong shape\n  cause"
-    assert network.listed([driver]) == f"\n  {driver}"  # it is all that is known
+    assert tensorrt_api.listed([driver]) == f"\n  {driver}"  # it is all that is known
 
 
 @contextmanager
@@ -240,7 +241,7 @@ def test_interrupting_the_command_leaves_nothing(number: signal.Signals, bundle:
     # before the signal arrives.
     assert any(line.startswith("Reading the ONNX file ...") for line in running.stderr)
     children: list[str] = []
-    while not (children and b"rtx_worker" in Path(f"/proc/{children[0]}/cmdline").read_bytes()):
+    while not (children and b"engine.worker" in Path(f"/proc/{children[0]}/cmdline").read_bytes()):
         assert running.poll() is None
         time.sleep(0.01)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()

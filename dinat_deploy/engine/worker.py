@@ -1,6 +1,6 @@
-"""The worker process for TensorRT-RTX: ``python -m dinat_deploy.engine.rtx_worker``.
+"""The worker process of a build: ``python -m dinat_deploy.engine.worker``.
 
-Started by :mod:`dinat_deploy.engine.tensorrt_rtx` with a :class:`BuildTask` on its standard input.
+Started by a builder with a :class:`BuildTask` on its standard input.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 import sys
 import threading
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +18,7 @@ from dinat_deploy.engine.builder import BuildOutcome, BuildTask
 from dinat_deploy.engine.messages import Channel
 from dinat_deploy.engine.onnx_file import OP_TYPES
 from dinat_deploy.errors import DinatDeployError, EngineError
+from dinat_deploy.session import tensorrt_api as api
 
 # Where the parent wants the link to the TensorRT library (see link_bare_name).
 LINK_DIRECTORY = "DINAT_DEPLOY_LIBRARY_LINKS"
@@ -49,15 +49,22 @@ def build(task: BuildTask, channel: Channel) -> BuildOutcome:
     Raises:
         EngineError: the plugin, the model or the configuration is refused, or the build fails.
     """
-    trt = import_module("tensorrt_rtx")
-    log = shared.Log(task.verbose_log)
-    logger = shared.make_logger(trt, log)
+    trt = api.import_tensorrt(task.flavor)
+    log = api.Log(task.verbose_log)
+    logger = api.make_logger(trt, log)
     builder = trt.Builder(logger)
     channel.send("stage", name="Parsing the ONNX file")
     started = time.monotonic()
     if task.plugin is not None:
         link_bare_name(Path(os.environ[LINK_DIRECTORY]))
-        shared.load_plugin(trt, builder.get_plugin_registry(), task.plugin, log)
+        api.load_plugin(
+            builder.get_plugin_registry(),
+            task.plugin.library,
+            task.plugin.operators,
+            log,
+            namespace=task.plugin.namespace,
+            version=task.plugin.version,
+        )
     # TensorRT-RTX has no other networks than strongly typed ones; older releases want to be told.
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
@@ -75,7 +82,7 @@ def build(task: BuildTask, channel: Channel) -> BuildOutcome:
     del parser
     if plan is None:
         raise EngineError(
-            "TensorRT-RTX could not build the engine." + shared.listed(log.errors),
+            "TensorRT-RTX could not build the engine." + api.listed(log.errors),
             "--verbose-log FILE records everything that it says.",
         )
     channel.send("stage", name="Writing the plan")
@@ -108,10 +115,10 @@ def configure(trt: Any, builder: Any, task: BuildTask) -> Any:
                 "Upgrade it with `pip install -U tensorrt-rtx`, or leave it out of --arch.",
             )
         config.set_compute_capability(capability, number)
-    if task.optimization_level is not None:
-        config.builder_optimization_level = task.optimization_level
-    if task.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, task.workspace_mib << 20)
+    if task.options.optimization_level is not None:
+        config.builder_optimization_level = task.options.optimization_level
+    if task.options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, task.options.workspace_mib << 20)
     if task.plugin is not None and task.plugin.embed:
         config.plugins_to_serialize = [str(task.plugin.library)]
     shared.add_profiles(builder, config, task.profiles)

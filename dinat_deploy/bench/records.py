@@ -1,0 +1,170 @@
+"""What a measurement is told and what it finds; ``bench --json`` writes exactly this."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BenchOptions(_Record):
+    """How to measure; names and defaults are those of trtexec 11.
+
+    Attributes:
+        warm_up: milliseconds of runs before the measurement.
+        duration: least seconds of measured runs, of every artefact.
+        iterations: least number of measured runs, of every artefact.
+        streams, cuda_graph, transfers, spin_wait: as of
+            :class:`dinat_deploy.session.base.RunOptions`.
+        percentiles: which to report beside the median.
+        idle_time: milliseconds of sleep between the blocks, to let the device cool.
+        layers: profile the layers too, in runs of their own.
+        block_ms: length of the blocks in which several artefacts take turns.
+        seed: of the inputs.
+    """
+
+    warm_up: float = Field(default=200.0, ge=0)
+    duration: float = Field(default=3.0, ge=0)
+    iterations: int = Field(default=10, ge=1)
+    streams: int = Field(default=1, ge=1)
+    cuda_graph: bool = True
+    transfers: bool = False
+    spin_wait: bool = False
+    percentiles: list[float] = Field(default_factory=lambda: [90.0, 95.0, 99.0])
+    idle_time: float = Field(default=0.0, ge=0)
+    layers: bool = False
+    block_ms: float = Field(default=250.0, gt=0)
+    seed: int = 0
+
+
+class Statistics(_Record):
+    """Figures of one quantity over all measured inferences, in milliseconds.
+
+    Attributes:
+        percentiles: percentile (as text, like ``99``) -> value; linear interpolation between order
+            statistics.
+        coefficient_of_variation: standard deviation over mean.
+    """
+
+    count: int
+    min: float
+    max: float
+    mean: float
+    median: float
+    percentiles: dict[str, float]
+    coefficient_of_variation: float
+
+
+class LayerRecord(_Record):
+    """Time of one layer (see :class:`dinat_deploy.session.base.LayerTime`)."""
+
+    name: str
+    kind: str
+    milliseconds: float
+    share: float
+    attention: bool
+
+
+class Work(_Record):
+    """What one run of the model must do.
+
+    Attributes:
+        macs: multiply-accumulates of the whole batch.
+        attention_macs: those of the two attention products.
+        weight_bytes: of all weights, read once.
+        io_bytes: of inputs and outputs.
+        counted_from: ``config`` (of the bundle) or ``onnx`` (its operators).
+    """
+
+    macs: int
+    attention_macs: int
+    weight_bytes: int
+    io_bytes: int
+    counted_from: Literal["config", "onnx"]
+
+
+class Floor(_Record):
+    """The least time that the work takes on a device, in milliseconds.
+
+    Attributes:
+        compute: work over the device's peak rate in the model's precision; ``memory``: bytes over
+            its bandwidth. ``total`` is the larger one.
+        device: the device, and ``source`` where its figures come from (specification, or measured
+            on this machine).
+        peak_tflops, bandwidth_gbs: those figures.
+    """
+
+    compute: float
+    memory: float
+    total: float
+    device: str
+    source: Literal["specification", "measured"]
+    peak_tflops: float
+    bandwidth_gbs: float
+
+
+class ArtefactResult(_Record):
+    """What was measured of one artefact.
+
+    Attributes:
+        name: as it was named on the command line.
+        runtime: what ran it; ``device`` where.
+        kind: whether it ran on a CPU or a GPU: enqueue and copies are None on the former.
+        precision: types of its weights, if known.
+        batch: images of one run.
+        shapes: input name -> shape.
+        latency, compute, host_to_device, device_to_host, enqueue: of one run.
+        samples: every measured latency in milliseconds, in order.
+        throughput: images a second, from wall time.
+        memory: bytes by what they are for; None where it cannot be told.
+        layers: by time, longest first; empty unless asked for.
+        attention_share: of the layers' time; None without layers.
+        work, floor: None where the model or the device is not known.
+        warnings: such as unstable latencies, or that launching bounds the throughput.
+        notes: what did not work as asked and was done without.
+    """
+
+    name: str
+    runtime: str
+    device: str
+    kind: Literal["cpu", "gpu"]
+    precision: str | None
+    batch: int
+    shapes: dict[str, list[int]]
+    latency: Statistics
+    compute: Statistics
+    host_to_device: Statistics | None
+    device_to_host: Statistics | None
+    enqueue: Statistics | None
+    samples: list[float]
+    throughput: float
+    seconds: float
+    memory: dict[str, int | None]
+    layers: list[LayerRecord] = Field(default_factory=list)
+    attention_share: float | None = None
+    work: Work | None = None
+    floor: Floor | None = None
+    warnings: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class BenchReport(_Record):
+    """One measurement of one or several artefacts, the first of which is the baseline.
+
+    Attributes:
+        started: date and time in UTC (ISO 8601).
+        environment: what the machine is: processor, GPU, clocks, versions.
+        command: the command line that repeats it.
+    """
+
+    format_version: Literal[1] = 1
+    created_by: str
+    started: str
+    command: str
+    environment: dict[str, str]
+    options: BenchOptions
+    results: list[ArtefactResult]
