@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+GPU, MISSING = "GPU, compute capability, driver, memory", "not found"
 STEPS = ("build", "tests", "benchmark", "sanitizers", "engine")
 # Seconds: the most that a step may take, and what is kept back for the steps after it.
 MOST = {"build": 200, "tests": 130, "benchmark": 400, "sanitizers": 100, "engine": 90}
@@ -293,16 +294,14 @@ def environment() -> dict[str, str]:
         try:
             done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
         except (OSError, subprocess.TimeoutExpired):
-            return "not found"
+            return MISSING
         match = re.search(pattern, done.stdout)
-        return match[1].strip() if done.returncode == 0 and match else "not found"
+        return match[1].strip() if done.returncode == 0 and match else MISSING
 
     query = "--query-gpu=name,compute_cap,driver_version,memory.total"
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     return {
-        "GPU, compute capability, driver, memory": first(
-            ["nvidia-smi", query, "--format=csv,noheader"]
-        ),
+        GPU: first(["nvidia-smi", query, "--format=csv,noheader"]),
         "nvcc": first([nvcc, "--version"], r"release ([\d.]+)"),
         "C++ compiler": first(["c++", "--version"]),
         "CMake": first(["cmake", "--version"], r"version (\S+)"),
@@ -367,6 +366,9 @@ def main(words: Sequence[str] | None = None) -> int:
     ]
     context = Context(output, options.build.resolve(), options.dry_run, *given)
     about = environment()
+    if not options.dry_run and about[GPU] == MISSING:
+        print("This machine has no NVIDIA GPU (nvidia-smi finds none); see --dry-run.")
+        return 2
     steps: list[Step] = []
     for name in STEPS:
         if name not in options.steps:

@@ -26,7 +26,7 @@ def plugin() -> None:
 @click.option(
     "--arch",
     metavar="N,N,...|all",
-    help="GPUs to compile for: compute capabilities without the dot, such as 87,110, or all.  "
+    help="GPUs to compile for: compute capabilities such as 87,110, or all.  "
     "[default: the GPU here, else 80; for aarch64: 87,110]",
 )
 @click.option(

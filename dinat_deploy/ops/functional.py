@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from dinat_deploy.errors import OperatorError
@@ -20,15 +21,20 @@ T = TypeVar("T", int, bool)
 
 def per_axis(value: T | Sequence[T], rank: int, name: str) -> tuple[T, ...]:
     """One value per axis from one value, or from a sequence of ``rank`` values."""
-    if isinstance(value, int):
-        return (value,) * rank
-    values = tuple(value)
+    if isinstance(value, int | np.integer):
+        return (_plain(value),) * rank
+    values = tuple(map(_plain, value))
     if len(values) != rank:
         raise OperatorError(
             f"{name} has {len(values)} values {values} for an operator of {rank} axes.",
             f"Pass one value or {rank} of them.",
         )
     return values
+
+
+def _plain(value: T) -> T:
+    """NumPy's integers as Python's, which operator schemas demand."""
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def _check(

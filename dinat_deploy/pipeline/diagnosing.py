@@ -40,21 +40,33 @@ _PACKAGES: tuple[tuple[tuple[str, ...], str, str, bool], ...] = (
     (("torch",), "export; verify against PyTorch", "pip install torch", True),
     (("onnx",), "export; inspect; verify --layers", "pip install onnx", True),
     (("onnxscript",), "export", "pip install onnxscript", True),
-    (("onnxruntime", "onnxruntime-gpu"), "verify; infer", "pip install onnxruntime", True),
+    (
+        ("onnxruntime", "onnxruntime-gpu", "onnxruntime-trt-rtx"),
+        "verify; infer; bench",
+        "pip install onnxruntime",
+        True,
+    ),
     (("safetensors",), "safetensors checkpoints", "pip install safetensors", True),
     (("huggingface_hub",), "export --pretrained", "pip install huggingface_hub", False),
     (
         ("tensorrt", "tensorrt_cu12", "tensorrt_cu13"),
-        "building a TensorRT engine from model.onnx",
+        "building and running TensorRT engines, on the GPU that they are for",
         "pip install tensorrt",
         False,
     ),
     (
         ("tensorrt_rtx", "tensorrt_rtx_cu13"),
-        "building a TensorRT-RTX engine from model.onnx, also without a GPU",
-        "pip install tensorrt-rtx",
+        "building TensorRT-RTX engines, also without a GPU, and running them",
+        "pip install 'dinat-deploy[rtx]'",
         False,
     ),
+    (
+        ("cuda-python", "cuda-bindings", "pycuda"),
+        "running engines from Python (or torch with CUDA)",
+        "pip install 'dinat-deploy[gpu]'",
+        False,
+    ),
+    (("plotly",), "bench --html", "pip install 'dinat-deploy[report]'", False),
 )
 
 

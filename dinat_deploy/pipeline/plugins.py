@@ -156,7 +156,7 @@ def _plan(
     if compiler is None and (cuda or architectures):
         where = f" in {cuda / 'bin'}" if cuda else ""
         raise NativeError(f"No CUDA compiler (nvcc) was found{where}.", _WHEN_CUDA_IS_MISSING)
-    wanted = list(architectures)
+    wanted = [_architecture(name) for name in architectures]
     if compiler and cross and not wanted:
         wanted = [str(number) for number in DEFAULT_JETSONS if compiler.supports(number)]
     if compiler:
@@ -190,6 +190,12 @@ def _require_cxx(cross: str | None) -> None:
         )
 
 
+def _architecture(name: str) -> str:
+    """``8.7`` and ``sm_87`` as ``87``, like ``build --arch`` takes them; others as they are."""
+    found = re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})\.?(\d)", name.strip().lower())
+    return found[1] + found[2] if found else name
+
+
 def _check_architectures(wanted: Sequence[str], compiler: CudaCompiler) -> None:
     if list(wanted) == ["all"]:
         return
@@ -197,7 +203,7 @@ def _check_architectures(wanted: Sequence[str], compiler: CudaCompiler) -> None:
         if not name.isdigit() or int(name) < 75:
             raise NativeError(
                 f"{name!r} is no GPU architecture that the kernels can be built for.",
-                "Write compute capabilities from 7.5 up without the dot, such as 87,110; or all.",
+                "Write compute capabilities from 7.5 up, such as 87,110; or all.",
             )
         if not compiler.supports(int(name)):
             known = ", ".join(str(number) for number in compiler.architectures)

@@ -215,7 +215,9 @@ def test_asking_for_gpus_without_a_compiler_is_an_error(
         ("87,110", "Architecture 110 is unknown to nvcc 12.6.85"),
         ("110", "which compiles for 80, 87, 90."),
         ("70", "'70' is no GPU architecture that the kernels can be built for."),
-        ("sm_90", "'sm_90' is no GPU architecture"),
+        ("sm_89", "Architecture 89 is unknown to nvcc 12.6.85"),
+        ("8.9", "Architecture 89 is unknown to nvcc 12.6.85"),
+        ("ampere", "'ampere' is no GPU architecture"),
     ],
 )
 def test_an_unknown_architecture_is_refused_at_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,3 +91,12 @@ def test_scale_defaults_to_the_inverse_root_of_the_head_dimension() -> None:
     default = neighborhood_attention_2d(query, key, value, kernel_size=3)
     stated = neighborhood_attention_2d(query, key, value, kernel_size=3, scale=0.25)
     assert torch.equal(default, stated)
+
+
+def test_numpy_integers_are_as_good_as_pythons() -> None:
+    x = torch.randn(X.shape, generator=torch.Generator().manual_seed(0))
+    expected = neighborhood_attention_2d(x, x, x, kernel_size=3, dilation=(1, 2))
+    found = neighborhood_attention_2d(
+        x, x, x, kernel_size=np.int64(3), dilation=np.array([1, 2], dtype=np.int32)
+    )
+    assert torch.equal(found, expected)

@@ -105,9 +105,18 @@ def test_results_are_read_from_a_log_that_breaks_off(script: ModuleType) -> None
     assert found["failures"] == [["tests/gpu/test_kernels.py::test_b", "see the log"]]
 
 
-def test_without_kernels_the_steps_that_need_them_are_not_run(
-    script: ModuleType, tmp_path: Path
+def test_a_machine_without_a_gpu_is_told_so_before_anything_is_built(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(script, "environment", lambda: {script.GPU: script.MISSING})
+    assert script.main(["--output", str(tmp_path), "--build", str(tmp_path / "build")]) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_kernels_the_steps_that_need_them_are_not_run(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "environment", lambda: {script.GPU: "NVIDIA Test, 8.6"})
     words = ["--output", str(tmp_path / "out"), "--build", str(tmp_path / "none")]
     assert script.main([*words, "--steps", "tests", "benchmark", "sanitizers"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
