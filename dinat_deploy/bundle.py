@@ -3,6 +3,7 @@
     model.onnx       the model (with model.onnx.data beside it over 2 GB)
     model.json       this manifest: architecture, weights, preprocessing, labels, versions
     reference.npz    inputs and PyTorch's outputs for them, for targets without PyTorch
+    model.fp16.onnx  and others of the kind: variants, the model in another precision
 
 Reading a bundle needs neither torch nor onnx.
 """
@@ -14,7 +15,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +30,11 @@ MODEL = "model.onnx"
 EXTERNAL_DATA = "model.onnx.data"
 MANIFEST = "model.json"
 REFERENCE = "reference.npz"
-FORMAT_VERSION = 1
+# 2 has variants. A manifest without any is still written as 1, for readers that know only that.
+FORMAT_VERSION = 2
 
+VariantPrecision = Literal["fp16", "bf16", "int8"]
+VariantFile = Annotated[str, Field(pattern=r"^model\.[a-z0-9]+\.onnx$")]
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -81,10 +85,51 @@ class Verification(_Record):
     runtime: str
 
 
-class Manifest(_Record):
-    """Content of ``model.json``."""
+class Island(_Record):
+    """Nodes of a variant that compute in float32, and why."""
 
-    format_version: Literal[1] = 1
+    reason: str
+    nodes: list[str]
+
+
+class VariantVerification(Verification):
+    """The comparison of a variant with PyTorch: the worst of all inputs, outputs and ways to run.
+
+    Attributes:
+        cosine: of the angle between a variant's output and PyTorch's.
+        argmax_agreement: share of the images with the same best class; None if there are none.
+        simulated: whether nothing but a simulation ran: float32 arithmetic, with every tensor of
+            the variant's type rounded to it.
+    """
+
+    cosine: float
+    argmax_agreement: float | None = None
+    simulated: bool = False
+
+
+class Variant(_Record):
+    """The model in another precision, in an ONNX file of its own beside ``model.onnx``.
+
+    Attributes:
+        sha256: of the ONNX file; ``data_sha256`` of its external data if it has any.
+        float32: what stays in float32.
+        created_by: the tool and its version.
+    """
+
+    precision: VariantPrecision
+    sha256: str
+    data_sha256: str | None = None
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    float32: list[Island] = Field(default_factory=list)
+    verification: VariantVerification | None = None
+    created_by: str
+
+
+class Manifest(_Record):
+    """Content of ``model.json``; ``variants`` by the name of their file."""
+
+    format_version: Literal[1, 2] = 1
     name: str
     config: ModelConfig
     weights: Weights
@@ -94,9 +139,18 @@ class Manifest(_Record):
     taps: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     verification: Verification | None = None
+    variants: dict[VariantFile, Variant] = Field(default_factory=dict)
+
+    def with_variants(self, variants: dict[str, Variant]) -> Manifest:
+        """The same with these variants, in the format that they need."""
+        ordered = dict(sorted(variants.items()))
+        return self.model_copy(
+            update={"variants": ordered, "format_version": FORMAT_VERSION if ordered else 1}
+        )
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+        data = self.model_dump(mode="json", exclude=None if self.variants else {"variants"})
+        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -119,17 +173,66 @@ class Bundle:
     def model_path(self) -> Path:
         return self.path / MODEL
 
-    def check_model(self) -> None:
-        """Raise :class:`BundleError` if the ONNX file is missing or not the exported one."""
-        if not self.model_path.is_file():
-            raise BundleError(f"{self.path} has no {MODEL}.", "Export the model again.")
-        actual = model_digest(self.path)
-        if actual != self.manifest.graph.sha256:
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """The model in other precisions, by the name of the ONNX file."""
+        return self.manifest.variants
+
+    def variant_path(self, precision: str) -> Path:
+        """The ONNX file of a precision (``fp32`` is ``model.onnx``).
+
+        Raises:
+            BundleError: the bundle has no such variant.
+        """
+        if precision == "fp32":
+            return self.model_path
+        for file, variant in self.variants.items():
+            if variant.precision == precision:
+                return self.path / file
+        have = ["fp32", *(variant.precision for variant in self.variants.values())]
+        raise BundleError(
+            f"{self.path} has no {precision} model, only {', '.join(have)}.",
+            f"Make it with `dinat-deploy convert {self.path} --precision {precision}`.",
+        )
+
+    def check_model(self, file: str = MODEL) -> None:
+        """Raise :class:`BundleError` if an ONNX file is missing or not the one that was written.
+
+        Args:
+            file: ``model.onnx``, or the file of a variant.
+        """
+        again, known = self._digests(file)
+        for name, expected in known.items():
+            path = self.path / name
+            if not path.is_file():
+                raise BundleError(f"{self.path} has no {name}.", f"{again}.")
+            actual = sha256(path)
+            if actual != expected:
+                raise BundleError(
+                    f"{path} has SHA-256 {actual[:12]}..., and {MANIFEST} was written for "
+                    f"{expected[:12]}....",
+                    f"{again}; a bundle's file must not be edited.",
+                )
+
+    def digest(self, file: str = MODEL) -> str:
+        """Recorded SHA-256 of an ONNX file; raises BundleError if the manifest does not list it."""
+        return self._digests(file)[1][file]
+
+    def _digests(self, file: str) -> tuple[str, dict[str, str]]:
+        """How to make a file again, and the digests of it and its external data."""
+        if file == MODEL:
+            return "Export the model again", {MODEL: self.manifest.graph.sha256}
+        variant = self.variants.get(file)
+        if variant is None:
             raise BundleError(
-                f"{self.model_path} has SHA-256 {actual[:12]}..., and {MANIFEST} was written for "
-                f"{self.manifest.graph.sha256[:12]}....",
-                "Export the model again; a bundle's file must not be edited.",
+                f"{self.path / file} is not in {MANIFEST}, which lists "
+                f"{', '.join([MODEL, *self.variants])}.",
+                "Make variants with `dinat-deploy convert`.",
             )
+        known = {file: variant.sha256}
+        if variant.data_sha256 is not None:
+            known[external_data_name(file)] = variant.data_sha256
+        return "Convert the model again", known
 
     def reference(self) -> list[Case]:
         """The recorded cases.
@@ -149,6 +252,16 @@ class Bundle:
                     "Export the model again.",
                 )
         return cases
+
+
+def variant_name(precision: VariantPrecision) -> str:
+    """Name of the ONNX file of a precision."""
+    return f"model.{precision}.onnx"
+
+
+def external_data_name(file: str) -> str:
+    """Name of the file with the weights of an ONNX file over 2 GB."""
+    return f"{file}.data"
 
 
 def is_bundle(path: Path) -> bool:

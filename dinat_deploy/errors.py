@@ -41,6 +41,10 @@ class ExportError(DinatDeployError):
     """A model that could not be turned into ONNX."""
 
 
+class ConversionError(DinatDeployError):
+    """A model that could not be brought to another precision."""
+
+
 class BundleError(DinatDeployError):
     """A bundle directory that is incomplete or contradicts itself."""
 

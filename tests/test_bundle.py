@@ -76,9 +76,9 @@ def test_damaged_manifests_are_refused(text: str, bundle: Path) -> None:
 
 
 def test_newer_formats_ask_for_an_upgrade(bundle: Path) -> None:
-    edit(bundle, lambda data: data.update(format_version=2))
+    edit(bundle, lambda data: data.update(format_version=3))
     with pytest.raises(
-        BundleError, match="has format 2; this dinat-deploy reads up to 1"
+        BundleError, match="has format 3; this dinat-deploy reads up to 2"
     ) as caught:
         open_bundle(bundle)
     assert caught.value.cure == "Upgrade dinat-deploy."

@@ -1,0 +1,234 @@
+"""What ``convert`` runs: the float32 model for its ranges, the converted one for its errors."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from dinat_deploy.bundle import Bundle, Case, VariantVerification
+from dinat_deploy.errors import BundleError, ConversionError, MissingDependencyError
+from dinat_deploy.graph.formats import Format
+from dinat_deploy.graph.precision import check_convertible
+from dinat_deploy.graph.ranges import Ranges, add_probes, attention_scales, record
+from dinat_deploy.graph.simulation import simulate
+from dinat_deploy.models.preprocessing import load_batch
+from dinat_deploy.models.seeding import seeded_image
+from dinat_deploy.native import find_library
+from dinat_deploy.parity import Errors, Tolerance, compare_all
+from dinat_deploy.pipeline.conversion_report import RunReport
+from dinat_deploy.progress import Progress
+from dinat_deploy.session.onnxruntime_session import BUILD_THE_LIBRARY, OnnxRuntimeSession
+
+# Protobuf messages end at 2 GiB; larger models keep their weights in a file beside them.
+LARGEST_FILE = (1 << 31) - (1 << 20)
+
+
+def save(model: ir.Model, path: Path, *, external: bool = False) -> None:
+    """Write a model, its weights in ``<name>.data`` beside it if it is too large, or if asked."""
+    size = sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    data = f"{path.name}.data" if external or size > LARGEST_FILE else None
+    ir.save(model, path, external_data=data)
+
+
+def gather_cases(
+    bundle: Bundle, images: Sequence[str | Path], random_cases: int, seed: int
+) -> list[Case]:
+    """The recorded cases, then made-up pictures and picture files, both without outputs.
+
+    Raises:
+        BundleError: the recorded cases are missing or damaged.
+        ImageError: a file is no picture.
+    """
+    spec, config = bundle.manifest.graph.inputs[0], bundle.manifest.config
+    defaults = (1, config.in_channels, *config.image_size)
+    shape = [
+        size if isinstance(size, int) else default
+        for size, default in zip(spec.shape, defaults, strict=True)
+    ]
+    cases = bundle.reference()
+    for number in range(seed, seed + random_cases):
+        cases.append(Case(f"random {number}", {spec.name: seeded_image(shape, number)}, {}))
+    for path in images:
+        one = load_batch([path], bundle.manifest.preprocessing)
+        cases.append(Case(str(path), {spec.name: one.repeat(shape[0], axis=0)}, {}))
+    return cases
+
+
+def run_float32(
+    bundle: Bundle, cases: Sequence[Case], scratch: Path, progress: Progress
+) -> tuple[Ranges, list[Case]]:
+    """Run the float32 model.
+
+    Returns:
+        The range of every tensor; and the cases, those that had no outputs with this model's.
+
+    Raises:
+        BundleError: the model has no body, and the operator's library is missing.
+        ConversionError: it is not float32, or computes infinities.
+    """
+    with progress.stage("Loading the float32 model"):
+        model = ir.load(bundle.model_path)
+        check_convertible(model)
+        scales = attention_scales(model)
+        probes = add_probes(model)
+        # Outside of the message, weights are mapped and not copied twice when they are loaded.
+        save(model, scratch / "ranges.onnx", external=True)
+        del model
+        gc.collect()  # a graph refers to itself, and holds all weights
+        session = _session(scratch / "ranges.onnx", bundle.manifest.graph.body, None)
+    ranges = Ranges()
+    complete = []
+    outputs = [spec.name for spec in bundle.manifest.graph.outputs]
+    for case in progress.track(cases, "Recording ranges"):
+        found = session.run(case.inputs)
+        record(ranges, probes, found, scales)
+        # Copied: an array of the runtime's keeps all of its memory.
+        own = case.outputs or {name: found[name].copy() for name in outputs}
+        complete.append(Case(case.name, case.inputs, own))
+    session.close()
+    return ranges, complete
+
+
+def _session(path: Path, body: bool, custom_op: bool | Path | None) -> OnnxRuntimeSession:
+    if body:
+        return OnnxRuntimeSession(path, custom_op=custom_op)
+    try:
+        return OnnxRuntimeSession(path, custom_op=custom_op or True)
+    except MissingDependencyError as error:
+        raise BundleError(
+            f"The model has no body for the operator. {error.cause}",
+            f"{BUILD_THE_LIBRARY} Or export with --body standard.",
+        ) from None
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run the converted model on the CPU: by the operator's body or by its library, as
+    it is or simulated."""
+
+    custom_op: Path | None
+    simulated: bool
+
+
+def ways(body: bool, form: Format) -> list[Way]:
+    """Which ways the model is run in: as it is if ONNX Runtime can, by the body and by the library
+    if it is built; and simulated.
+
+    The simulation always comes along: ONNX Runtime has few operators for bfloat16 on the CPU, and
+    leaves out most of the rounding to float16 there. It takes the body, which rounds more often
+    than the plugin and the library, whose sums are in float32.
+    """
+    library = find_library("onnxruntime")
+    operators: list[Path | None] = [None] if body else []
+    operators += [library] if library is not None or not body else []
+    native = operators if form.precision == "fp16" else []
+    return [*(Way(operator, False) for operator in native), Way(operators[0], True)]
+
+
+def check(
+    file: Path,
+    form: Format,
+    body: bool,
+    cases: Sequence[Case],
+    tolerance: Tolerance,
+    progress: Progress,
+) -> list[RunReport]:
+    """Run the converted model in all ways and compare it with the cases' outputs.
+
+    Raises:
+        ConversionError: an output is off by more than the tolerance.
+    """
+    reports = []
+    for way in progress.track(ways(body, form), "Comparing"):
+        path = file
+        if way.simulated:
+            model = ir.load(file)
+            simulate(model, form, inline=way.custom_op is None)
+            path = file.with_name("simulated.onnx")
+            save(model, path, external=True)
+            del model
+            gc.collect()
+        session = _session(path, body, way.custom_op or False)
+        name = f"{form.name} simulated in {session.name}" if way.simulated else session.name
+        reports.append(_compare(session, name, way.simulated, cases, tolerance))
+        session.close()
+        if not reports[-1].passed:
+            raise ConversionError(_failure(reports[-1], form), _CURE)
+    return reports
+
+
+_CURE = (
+    "Keep the nodes that lose it in float32 with --keep-float32, allow more with --rtol, or choose "
+    "another precision."
+)
+
+
+def _failure(report: RunReport, form: Format) -> str:
+    errors = report.errors
+    return (
+        f"The {form.name} model loses accuracy: {report.worst} is off by {errors.max_abs:.3g}, and "
+        f"{errors.limit:.3g} is allowed ({report.name})."
+    )
+
+
+def _compare(
+    session: OnnxRuntimeSession,
+    name: str,
+    simulated: bool,
+    cases: Sequence[Case],
+    tolerance: Tolerance,
+) -> RunReport:
+    found: dict[str, Errors] = {}
+    agreeing: list[float] = []
+    for case in cases:
+        outputs = session.run(case.inputs)
+        compared = compare_all(case.outputs, outputs, list(case.outputs), tolerance)
+        for output, errors in compared.items():
+            found[f"{case.name}: {output}"] = errors
+            if errors.argmax_agreement is not None:
+                rows = len(case.outputs[output])
+                agreeing += [errors.argmax_agreement] * rows
+    worst = max(found, key=lambda key: _excess(found[key]))
+    return RunReport(
+        name=name,
+        simulated=simulated,
+        inputs=len(cases),
+        max_abs=max(errors.max_abs for errors in found.values()),
+        relative=max(errors.relative for errors in found.values()),
+        cosine=min(errors.cosine for errors in found.values()),
+        argmax_agreement=float(np.mean(agreeing)) if agreeing else None,
+        worst=worst,
+        errors=found[worst],
+    )
+
+
+def _excess(errors: Errors) -> float:
+    """How much of what is allowed was used; not a number is the most."""
+    used = errors.max_abs / errors.limit if errors.limit else float(errors.max_abs > 0)
+    return float("inf") if np.isnan(used) else used
+
+
+def verification(reports: Sequence[RunReport], tolerance: Tolerance) -> VariantVerification:
+    """The worst of all ways to run, for the manifest."""
+    worst = max(reports, key=lambda report: _excess(report.errors))
+    agreements = [r.argmax_agreement for r in reports if r.argmax_agreement is not None]
+    return VariantVerification(
+        passed=all(report.passed for report in reports),
+        cases=worst.inputs,
+        max_abs_error=worst.errors.max_abs,
+        max_reference=worst.errors.max_reference,
+        runtime="; ".join(report.name for report in reports),
+        cosine=min(report.cosine for report in reports),
+        argmax_agreement=min(agreements) if agreements else None,
+        simulated=all(report.simulated for report in reports),
+        **asdict(tolerance),
+    )

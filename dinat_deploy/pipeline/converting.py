@@ -1,0 +1,312 @@
+"""``convert``: a bundle's model in another precision, in a file beside it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import onnx_ir as ir
+
+from dinat_deploy import __version__
+from dinat_deploy.bundle import (
+    MANIFEST,
+    MODEL,
+    Bundle,
+    Island,
+    Manifest,
+    TensorSpec,
+    Variant,
+    external_data_name,
+    is_bundle,
+    open_bundle,
+    variant_name,
+)
+from dinat_deploy.errors import BundleError, ConfigError, ConversionError
+from dinat_deploy.files import hidden_directory, sha256, write_whole
+from dinat_deploy.graph import islands, schema
+from dinat_deploy.graph import precision as rewriting
+from dinat_deploy.graph.formats import FORMATS, Format, Precision, Rounding
+from dinat_deploy.graph.ranges import Ranges
+from dinat_deploy.parity import Tolerance
+from dinat_deploy.pipeline import conversion_checks as checks
+from dinat_deploy.pipeline.conversion_report import ConvertReport, WeightReport
+from dinat_deploy.progress import Progress, Silent
+
+IoType = Literal["fp32", "fp16"]
+DEFAULT_SEED = 2000
+# The largest error allowed by default, relative to the largest value of an output: three times that
+# of the features of dinat_mini, which are off by more than its logits.
+DEFAULT_ATOL = 1e-3
+DEFAULT_RTOL: dict[str, float] = {"fp16": 2e-2, "bf16": 1e-1}
+_IO_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+_LARGEST_SHOWN = 5
+
+
+def convert(
+    path: str | Path,
+    precision: Precision,
+    *,
+    io: IoType = "fp32",
+    keep_float32: Sequence[str] = (),
+    images: Sequence[str | Path] = (),
+    random_cases: int = 2,
+    margin: float = islands.DEFAULT_MARGIN,
+    verify: bool = True,
+    atol: float | None = None,
+    rtol: float | None = None,
+    seed: int = DEFAULT_SEED,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Write a bundle's model in 16-bit floating point beside it, strongly typed.
+
+    The float32 model runs first, on the recorded inputs, made-up pictures and ``images``. Nodes
+    whose values come near the end of float16's range stay in float32, as do those that sum up
+    (normalizations, means, softmax) and the head of each output.
+
+    Args:
+        path: the bundle; an older variant of the same precision in it is replaced.
+        precision: ``fp16`` or ``bf16``.
+        io: type of the graph's inputs and outputs.
+        keep_float32: patterns (``levels.3.*``) of further nodes to stay in float32.
+        images: picture files, preprocessed as the bundle says.
+        random_cases: how many made-up pictures.
+        margin: the share of float16's largest number that recorded values may reach, up to 1.
+        verify: compare with PyTorch (recorded inputs) and the float32 model (the others).
+        atol, rtol: the largest allowed error of an output is ``atol + rtol * its largest value``;
+            by default 1e-3 and, for fp16, 2e-2, for bf16 1e-1.
+        seed: of the first made-up picture.
+
+    Returns:
+        The report; the file and the manifest are complete when the function returns.
+
+    Raises:
+        ConversionError: the model is not float32, or the converted one loses accuracy; nothing is
+            written then.
+        BundleError: the bundle is incomplete, or was changed after export.
+        ConfigError: an option has an impossible value.
+        ImageError: a file is no picture.
+        OutputError: the bundle cannot be written to.
+    """
+    progress = progress or Silent()
+    _check_options(precision, io, margin, random_cases)
+    form = FORMATS[precision]
+    tolerance = Tolerance(
+        DEFAULT_ATOL if atol is None else atol, DEFAULT_RTOL[precision] if rtol is None else rtol
+    )
+    bundle = _open(Path(path))
+    file = variant_name(precision)
+    body = bundle.manifest.graph.body
+    with progress.stage("Checking the bundle"):
+        bundle.check_model()
+        cases = checks.gather_cases(bundle, images, random_cases, seed)
+    with hidden_directory(bundle.path / file) as partial:
+        ranges, cases = checks.run_float32(bundle, cases, partial, progress)
+        with progress.stage(f"Writing {file}"):
+            made = _write(bundle, partial / file, form, io, ranges, keep_float32, margin)
+            gc.collect()  # the graph refers to itself, and holds all weights
+        runs = []
+        if verify:
+            runs = checks.check(partial / file, form, body, cases, tolerance, progress)
+        with progress.stage("Updating the manifest"):
+            data = partial / external_data_name(file)
+            variant = Variant(
+                precision=precision,
+                sha256=sha256(partial / file),
+                data_sha256=sha256(data) if data.exists() else None,
+                inputs=made.inputs,
+                outputs=made.outputs,
+                float32=made.islands,
+                verification=checks.verification(runs, tolerance) if verify else None,
+                created_by=f"dinat-deploy {__version__}",
+            )
+            after = _size(partial, file)
+            _publish(bundle.path, partial, file, variant)
+    notes = _notes(bundle, images, precision)
+    for note in notes:
+        progress.note(note)
+    largest = sorted(ranges.tensors.items(), key=lambda entry: -entry[1])[:_LARGEST_SHOWN]
+    return ConvertReport(
+        path=bundle.path / file,
+        variant=variant,
+        converted=made.conversion.converted,
+        casts=made.conversion.casts,
+        ranges=dict(largest),
+        range_used=max(ranges.tensors.values()) / form.largest,
+        inputs=ranges.inputs,
+        weights=made.weights,
+        runs=runs,
+        size_before=_size(bundle.path, MODEL),
+        size_after=after,
+        notes=notes,
+    )
+
+
+def _check_options(precision: str, io: str, margin: float, random_cases: int) -> None:
+    if precision not in FORMATS:
+        raise ConfigError(f"Unknown precision {precision!r}.", f"Use {' or '.join(FORMATS)}.")
+    if io not in get_args(IoType):
+        raise ConfigError(f"Unknown type of inputs {io!r}.", f"Use {' or '.join(_IO_TYPES)}.")
+    if not 0 < margin <= 1:
+        raise ConfigError(f"The margin is {margin}; expected more than 0, up to 1.", "Change it.")
+    if random_cases < 0:
+        raise ConfigError(f"random_cases is {random_cases}; expected 0 or more.", "Change it.")
+
+
+def _open(path: Path) -> Bundle:
+    """The bundle; it may be named by its ``model.onnx``."""
+    if path.is_dir() or not path.exists():
+        return open_bundle(path)
+    if not is_bundle(path.parent):
+        raise BundleError(
+            f"{path} is not in a bundle, which has the outputs to compare with.",
+            "Pass a directory written by `dinat-deploy export`.",
+        )
+    bundle = open_bundle(path.parent)
+    variant = bundle.variants.get(path.name)
+    if variant is not None:
+        raise ConversionError(
+            f"{path} is in {variant.precision} already.", f"Convert {bundle.model_path}."
+        )
+    if path.name != MODEL:
+        raise BundleError(f"{path} is not the model of its bundle.", f"Pass {bundle.path}.")
+    return bundle
+
+
+@dataclass(frozen=True)
+class _Made:
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    islands: list[Island]
+    conversion: rewriting.Conversion
+    weights: WeightReport
+
+
+def _write(
+    bundle: Bundle,
+    file: Path,
+    form: Format,
+    io: IoType,
+    ranges: Ranges,
+    keep: Sequence[str],
+    margin: float,
+) -> _Made:
+    schema.register()
+    model = ir.load(bundle.model_path)
+    if io == "fp16":
+        _check_io(model, ranges)
+    roundings = islands.weight_roundings(model, form)
+    asked = islands.rules(
+        model,
+        form,
+        # bfloat16 has the range of float32.
+        ranges=ranges if form.precision == "fp16" else None,
+        weights=roundings,
+        keep=keep,
+        margin=margin,
+    )
+    float32 = islands.find_islands(model, asked)
+    _check_patterns(keep, model)
+    conversion = rewriting.convert(model, form, float32, _IO_TYPES[io])
+    if conversion.converted == 0:
+        raise ConversionError(
+            f"All nodes would stay in float32, and none become {form.name}.",
+            "Name fewer with --keep-float32, or build from the float32 model.",
+        )
+    checks.save(model, file)
+    return _Made(
+        inputs=[_spec(value) for value in model.graph.inputs],
+        outputs=[_spec(value) for value in model.graph.outputs],
+        islands=_grouped(float32),
+        conversion=conversion,
+        weights=_weight_report(model, form, roundings),
+    )
+
+
+def _check_io(model: ir.Model, ranges: Ranges) -> None:
+    largest = FORMATS["fp16"].largest
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        found = ranges.tensors.get(str(value.name), 0.0)
+        if found > largest:
+            raise ConversionError(
+                f"{value.name} reaches {found:.3g}, and float16 ends at {largest:g}.",
+                "Leave inputs and outputs in float32 (--io fp32).",
+            )
+
+
+def _check_patterns(keep: Sequence[str], model: ir.Model) -> None:
+    for pattern in keep:
+        rule = islands.Requested([pattern])
+        if not any(rule.reason(node) for node in model.graph):
+            raise ConfigError(
+                f"No node is named like {pattern!r}.",
+                f"Names look like {model.graph[0].name}; `dinat-deploy inspect` shows more.",
+            )
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    assert value.shape is not None and value.dtype is not None and value.name is not None
+    shape = [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
+    return TensorSpec(name=value.name, dtype=value.dtype.name.lower(), shape=shape)
+
+
+def _grouped(float32: Mapping[ir.Node, str]) -> list[Island]:
+    """Nodes by their reason, the most frequent reason first."""
+    groups: dict[str, list[str]] = {}
+    for node, reason in float32.items():
+        groups.setdefault(reason, []).append(str(node.name))
+    ordered = sorted(groups.items(), key=lambda entry: -len(entry[1]))
+    return [Island(reason=reason, nodes=nodes) for reason, nodes in ordered]
+
+
+def _weight_report(
+    model: ir.Model, form: Format, roundings: Mapping[str, Rounding]
+) -> WeightReport:
+    # A weight that is needed in both types has the format's name after its own.
+    names = {
+        str(value.name).removesuffix(f"/{form.name}")
+        for value in model.graph.initializers.values()
+        if value.dtype == form.data_type
+    }
+    stored = {name: found for name, found in roundings.items() if name in names}
+    values = sum(found.values for found in stored.values())
+    worst = max(stored, key=lambda name: stored[name].error, default="")
+    return WeightReport(
+        values=values,
+        subnormal=sum(found.subnormal for found in stored.values()) / max(values, 1),
+        lost=sum(found.lost for found in stored.values()),
+        worst=worst,
+        worst_error=stored[worst].error if worst else 0.0,
+    )
+
+
+def _size(directory: Path, file: str) -> int:
+    paths = (directory / file, directory / external_data_name(file))
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+def _publish(bundle: Path, partial: Path, file: str, variant: Variant) -> None:
+    """Put the files in their place. At no moment does the manifest vouch for another file."""
+    manifest = open_bundle(bundle).manifest
+    others = {name: entry for name, entry in manifest.variants.items() if name != file}
+    if file in manifest.variants:
+        _write_manifest(bundle, manifest.with_variants(others))
+    (bundle / external_data_name(file)).unlink(missing_ok=True)
+    for name in (external_data_name(file), file):
+        if (partial / name).exists():
+            (partial / name).replace(bundle / name)
+    _write_manifest(bundle, manifest.with_variants({**others, file: variant}))
+
+
+def _write_manifest(bundle: Path, manifest: Manifest) -> None:
+    write_whole(bundle / MANIFEST, manifest.to_json())
+
+
+def _notes(bundle: Bundle, images: Sequence[str | Path], precision: str) -> list[str]:
+    if precision == "fp16" and not images and bundle.manifest.weights.source != "seeded":
+        return [
+            "The ranges were recorded on made-up pictures; --images records them on real ones too."
+        ]
+    return []
