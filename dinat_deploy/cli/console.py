@@ -40,6 +40,11 @@ def json_option(function: F) -> F:
     )(function)
 
 
+def answer_in_json(context: click.Context) -> None:
+    """Print errors as JSON, too, for a command whose ``--json`` is an option of its own."""
+    context.find_root().meta[_JSON_KEY] = True
+
+
 def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 
@@ -133,9 +138,11 @@ class BarProgress:
 
     Args:
         stages: how many there will be.
+        steady: draw only what is told, not ten times a second: that would take time from what is
+            being measured.
     """
 
-    def __init__(self, stages: int) -> None:
+    def __init__(self, stages: int, *, steady: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
         from rich.progress import TimeElapsedColumn as Elapsed
@@ -148,7 +155,9 @@ class BarProgress:
             Elapsed(),
             console=Console(stderr=True),
             transient=True,
+            auto_refresh=not steady,
         )
+        self._steady = steady
         self._task = self._bar.add_task("", total=stages)
 
     def start(self) -> None:
@@ -159,7 +168,7 @@ class BarProgress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        self._bar.update(self._task, description=name)
+        self._bar.update(self._task, description=name, refresh=self._steady)
         yield
         self._bar.advance(self._task)
 
@@ -177,7 +186,8 @@ class BarProgress:
             task = self._bar.add_task("", total=100)
 
             def report(share: float, detail: str) -> None:
-                self._bar.update(task, description=detail, completed=100 * share)
+                done = 100 * share
+                self._bar.update(task, description=detail, completed=done, refresh=self._steady)
 
             yield report
             self._bar.remove_task(task)
@@ -187,12 +197,12 @@ class BarProgress:
 
 
 @contextmanager
-def progress(stages: int) -> Iterator[BarProgress | PlainProgress]:
-    """Progress on stderr: a bar on a terminal, lines elsewhere."""
+def progress(stages: int, *, steady: bool = False) -> Iterator[BarProgress | PlainProgress]:
+    """Progress on stderr: a bar on a terminal, lines elsewhere; ``steady`` as of BarProgress."""
     if not sys.stderr.isatty():
         yield PlainProgress()
         return
-    bar = BarProgress(stages)
+    bar = BarProgress(stages, steady=steady)
     bar.start()
     try:
         yield bar

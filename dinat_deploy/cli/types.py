@@ -78,3 +78,45 @@ class Choices(_Parameter):
             if word not in self.words:
                 self.fail(f"{word!r} is none of {', '.join(self.words)}", param)
         return chosen
+
+
+class NumberList(_Parameter):
+    """``90,95,99.9``, each within bounds."""
+
+    name = "N,N,..."
+
+    def __init__(self, least: float, largest: float) -> None:
+        self.least, self.largest = least, largest
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        if isinstance(value, list):
+            return value
+        try:
+            numbers = [float(item) for item in str(value).split(",") if item.strip()]
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers like 90,99.9", param)
+        for number in numbers:
+            if not self.least <= number <= self.largest:
+                self.fail(f"{number:g} is not in {self.least:g}..{self.largest:g}", param)
+        return list(dict.fromkeys(numbers))
+
+
+class Shapes(_Parameter):
+    """``image=1x3x224x224,mask=1x224x224``: shapes of inputs by name."""
+
+    name = "NAME=SHAPE,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, list[int]]:
+        if isinstance(value, dict):
+            return value
+        shapes = {}
+        for part in str(value).split(","):
+            found = re.fullmatch(r"([^=]+)=(\d+(?:x\d+)*)", part.strip())
+            if not found or "0" in found[2].split("x") or found[1] in shapes:
+                self.fail(f"{value!r} does not name shapes; write image=1x3x224x224", param)
+            shapes[found[1]] = [int(size) for size in found[2].split("x")]
+        return shapes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,11 +20,14 @@ class BenchOptions(_Record):
         iterations: least number of measured runs, of every artefact.
         streams, cuda_graph, transfers, spin_wait: as of
             :class:`dinat_deploy.session.base.RunOptions`.
-        percentiles: which to report beside the median.
+        percentiles: which to report beside the median, each in 0..100.
         idle_time: milliseconds of sleep between the blocks, to let the device cool.
         layers: profile the layers too, in runs of their own.
-        block_ms: length of the blocks in which several artefacts take turns.
-        seed: of the inputs.
+        block_ms: length of the blocks in which several artefacts take turns; shorter if the
+            duration would not give enough of them to compare.
+        one_alive: load an artefact for each of its blocks and free it after, so that only one is
+            in memory at a time.
+        seed: of the inputs, and of the order in which artefacts take turns.
     """
 
     warm_up: float = Field(default=200.0, ge=0)
@@ -33,11 +36,14 @@ class BenchOptions(_Record):
     streams: int = Field(default=1, ge=1)
     cuda_graph: bool = True
     transfers: bool = False
-    spin_wait: bool = False
-    percentiles: list[float] = Field(default_factory=lambda: [90.0, 95.0, 99.0])
+    spin_wait: bool = True
+    percentiles: list[Annotated[float, Field(ge=0, le=100)]] = Field(
+        default_factory=lambda: [90.0, 95.0, 99.0]
+    )
     idle_time: float = Field(default=0.0, ge=0)
     layers: bool = False
     block_ms: float = Field(default=250.0, gt=0)
+    one_alive: bool = False
     seed: int = 0
 
 
@@ -57,6 +63,23 @@ class Statistics(_Record):
     median: float
     percentiles: dict[str, float]
     coefficient_of_variation: float
+
+
+class Ratio(_Record):
+    """Time that an artefact takes for an image over the time that the first one takes.
+
+    Attributes:
+        value: estimate from pairs of blocks that ran in the same round; above 1 is slower.
+        low, high: its confidence interval; None with too few rounds for one.
+        confidence: of the interval, such as 0.95.
+        rounds: how many pairs of blocks there are.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    confidence: float
+    rounds: int
 
 
 class LayerRecord(_Record):
@@ -119,7 +142,10 @@ class ArtefactResult(_Record):
         shapes: input name -> shape.
         latency, compute, host_to_device, device_to_host, enqueue: of one run.
         samples: every measured latency in milliseconds, in order.
+        blocks: how many of them each block has, in order.
+        ratio: time of an image over that of the first artefact; None of the first itself.
         throughput: images a second, from wall time.
+        seconds: wall time of the measured blocks.
         memory: bytes by what they are for; None where it cannot be told.
         layers: by time, longest first; empty unless asked for.
         attention_share: of the layers' time; None without layers.
@@ -141,6 +167,8 @@ class ArtefactResult(_Record):
     device_to_host: Statistics | None
     enqueue: Statistics | None
     samples: list[float]
+    blocks: list[int]
+    ratio: Ratio | None = None
     throughput: float
     seconds: float
     memory: dict[str, int | None]
@@ -159,6 +187,7 @@ class BenchReport(_Record):
         started: date and time in UTC (ISO 8601).
         environment: what the machine is: processor, GPU, clocks, versions.
         command: the command line that repeats it.
+        warnings: about the machine, such as other load or a governor that changes clocks.
     """
 
     format_version: Literal[1] = 1
@@ -168,3 +197,4 @@ class BenchReport(_Record):
     environment: dict[str, str]
     options: BenchOptions
     results: list[ArtefactResult]
+    warnings: list[str] = Field(default_factory=list)
