@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -30,6 +31,15 @@ _INSTALL: dict[Flavor, str] = {
 }
 TITLES: dict[Flavor, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
+# Levels of hardware compatibility: member of the enumeration, TensorRT that has it, what it means.
+HARDWARE_LEVELS: dict[str, tuple[str, tuple[int, int], str]] = {
+    "none": ("NONE", (10, 0), "this GPU"),
+    "ampere+": ("AMPERE_PLUS", (10, 0), "GPUs from Ampere on"),
+    "same-capability": ("SAME_COMPUTE_CAPABILITY", (10, 9), "GPUs of the same compute capability"),
+}
+# From here on networks are always strongly typed, and the flag that says so is deprecated.
+_ALWAYS_STRONGLY_TYPED = (11, 0)
+
 # Harmless: said of every node of a function body that is used twice, and of nodes with a dynamic
 # size, which have no height and width.
 _NOISE = re.compile(
@@ -37,6 +47,13 @@ _NOISE = re.compile(
 )
 # Accompanies every error on a machine without a driver, where ahead-of-time builders need none.
 NO_DRIVER = re.compile(r".*catchCudaError.*CUDA driver version is insufficient.*")
+# The parser notes in a layer's metadata which node it comes from: "[ONNX Layer: node]"; within a
+# function "[ONNX Layer: inner | node (Type)]", and until 10.6 "[ONNX Layer: inner | Local Function:
+# Type]" without the node. Of a fused layer there is one after the other.
+_ORIGIN = re.compile(
+    r"\[ONNX Layer: (?P<inner>[^\]|]*?)"
+    r"(?: \| (?:Local Function: (?P<old_type>\w+)|(?P<outer>[^\]]*?) \((?P<type>\w+)\)))?\]"
+)
 _MOST_ERRORS = 20
 _MOST_WARNINGS = 10
 
@@ -83,6 +100,42 @@ def numbers(version: str) -> tuple[int, ...]:
     """``10.13.3.9.post1`` as (10, 13, 3, 9); empty if it does not begin with a number."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def network_flags(trt: Any) -> int:
+    """The flags of ``Builder.create_network`` for a strongly typed network."""
+    if trt.__name__ == MODULES["tensorrt"] and numbers(trt.__version__) >= _ALWAYS_STRONGLY_TYPED:
+        return 0
+    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The ONNX node that a layer comes from.
+
+    Attributes:
+        node: its name; None if the layer belongs to the body of a function and this release of the
+            parser does not say of which node.
+        function: type of the node whose body the layer belongs to; None outside of bodies.
+    """
+
+    node: str | None
+    function: str | None
+
+
+def origins(metadata: str | None) -> list[Origin]:
+    """The ONNX nodes that a layer's metadata names, without repetition.
+
+    Args:
+        metadata: ``ILayer.metadata``, or what the inspector says of a finished layer.
+    """
+    found: dict[Origin, None] = {}
+    for match in _ORIGIN.finditer(metadata or ""):
+        if match["old_type"]:
+            found[Origin(None, match["old_type"])] = None
+        else:
+            found[Origin(match["outer"] or match["inner"], match["type"])] = None
+    return list(found)
 
 
 class Log:
