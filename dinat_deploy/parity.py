@@ -31,6 +31,38 @@ class Tolerance:
         return self.atol + self.rtol * largest
 
 
+# What a right model is off by at most, by the coarsest type that it computes in: about twice the
+# worst layer of dinat_mini, dinat_tiny and dinat_s_tiny with made-up weights, in that type.
+_BY_PRECISION = {
+    "float32": Tolerance(),
+    "tf32": Tolerance(1e-3, 0.02),
+    "float16": Tolerance(1e-3, 0.03),
+    "bfloat16": Tolerance(1e-2, 0.2),
+    "int8": Tolerance(1e-2, 0.4),
+}
+
+
+def tolerance_for(precision: str, *, tf32: bool = False) -> Tolerance:
+    """The tolerance that a model of a precision is given unless the user names one.
+
+    Types coarser than float32 get limits that find a wrong layer, but say nothing of accuracy: that
+    is measured on data.
+
+    Args:
+        precision: element types of its weights, like ``float32`` or ``int8+float16``.
+        tf32: whether float32 products may be computed in TensorFloat-32.
+    """
+    types = precision.split("+")
+    if any(name.startswith(("int", "uint", "float8", "float4")) for name in types):
+        return _BY_PRECISION["int8"]
+    for name in ("bfloat16", "float16"):
+        if name in types:
+            return _BY_PRECISION[name]
+    if types != ["float32"]:  # nothing is known of it
+        return _BY_PRECISION["float16"]
+    return _BY_PRECISION["tf32" if tf32 else "float32"]
+
+
 @dataclass(frozen=True)
 class Errors:
     """Errors of one tensor against its reference.

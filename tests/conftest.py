@@ -58,3 +58,12 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory, tiny_config_file: Path
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_export: ExportReport) -> Path:
     return tiny_export.path
+
+
+@pytest.fixture(scope="session")
+def dynamic_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_config_file: Path) -> Path:
+    """A bundle of one layer with dynamic batch and size. Do not change it."""
+    place = tmp_path_factory.mktemp("out") / "dynamic"
+    request = ModelRequest(config=tiny_config_file, depths=(1,), num_heads=(2,), dilations="4")
+    export(request, place, dynamic=["batch", "size"], size_range=(48, 96), verify=False)
+    return place

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from dinat_deploy.errors import DinatDeployError
-from dinat_deploy.parity import Tolerance, compare, compare_all
+from dinat_deploy.parity import Tolerance, compare, compare_all, tolerance_for
 
 FLOATS = st.floats(-1e3, 1e3, width=32)
 MATRICES = arrays.arrays(np.float32, (3, 4), elements=FLOATS)
@@ -76,3 +76,30 @@ def test_shapes_and_names_must_match() -> None:
         compare_all({"a": zeros}, {"a": zeros.T}, ["a"], Tolerance())
     with pytest.raises(DinatDeployError, match="no tensor 'a'.*It has b"):
         compare_all({"a": zeros}, {"b": zeros}, ["a"], Tolerance())
+
+
+@pytest.mark.parametrize(
+    ("precision", "same_as"),
+    [
+        ("float16", "float16+float32"),
+        ("bfloat16", "float32+bfloat16"),
+        ("int8+float32", "int8+float16+float32"),
+        ("int8+float32", "float8e4m3fn+float32"),
+        ("float16", "unknown"),
+    ],
+)
+def test_the_coarsest_type_sets_the_limits(precision: str, same_as: str) -> None:
+    assert tolerance_for(precision) == tolerance_for(same_as)
+
+
+def test_coarser_types_get_wider_limits() -> None:
+    limits = [
+        tolerance_for("float32"),
+        tolerance_for("float32", tf32=True),
+        tolerance_for("float16"),
+        tolerance_for("bfloat16"),
+        tolerance_for("int8+float16"),
+    ]
+    assert limits[0] == Tolerance()
+    assert [t.rtol for t in limits] == sorted({t.rtol for t in limits})
+    assert tolerance_for("float16", tf32=True) == tolerance_for("float16")

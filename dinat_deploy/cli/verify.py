@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _STAGES = 4
 
 
-@click.command(short_help="Compare a bundle with PyTorch.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.command(short_help="Compare a bundle, ONNX file or engine with PyTorch.")
+@click.argument("artefact")
 @click.option(
     "--images",
     "-i",
@@ -31,49 +31,57 @@ _STAGES = 4
     type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="How many made-up inputs.",
+    help="How many made-up inputs of every shape.",
+)
+@click.option(
+    "--shapes",
+    multiple=True,
+    metavar="NAME=SHAPE[,...]",
+    help="Shape of the made-up inputs, like image=1x3x64x64; repeat for more.  [default: the "
+    "smallest, best and largest of an engine's profiles; else the model's own]",
 )
 @click.option("--layers", is_flag=True, help="Compare every layer; name the first that differs.")
 @click.option(
-    "--atol", type=click.FloatRange(0), default=1e-4, show_default=True, help="Allowed error ..."
+    "--atol",
+    type=click.FloatRange(0),
+    help="Allowed error ...  [default: 0.0001 in float32, more in coarser types]",
 )
 @click.option(
     "--rtol",
     type=click.FloatRange(0),
-    default=1e-4,
-    show_default=True,
-    help="... plus this x largest value.",
+    help="... plus this x largest value.  [default: 0.0001 in float32, more in coarser types]",
 )
 @click.option("--seed", type=int, default=1000, show_default=True, help="Of made-up inputs.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Bundle that an engine or ONNX file belongs to.  [default: the one around it]",
+)
+@click.option(
+    "--plugin-library",
+    type=click.Path(path_type=Path),
+    help="TensorRT's plugin.  [default: what `dinat-deploy plugin info` finds]",
+)
+@click.option(
+    "--trust", is_flag=True, help="Load a plan that holds code of its own, or has no manifest."
+)
 @json_option
-def verify(
-    bundle: Path,
-    images: tuple[Path, ...],
-    random_cases: int,
-    layers: bool,
-    atol: float,
-    rtol: float,
-    seed: int,
-    as_json: bool,
-) -> int:
-    """Compare a bundle's ONNX file with PyTorch: recorded, made-up and picture inputs.
+def verify(artefact: str, as_json: bool, **options: Any) -> int:
+    """Compare a bundle, an ONNX file or an engine with PyTorch.
 
-    Without PyTorch on this machine, the outputs recorded at export take its place. Exits with 1
-    if anything differs by more than allowed.
+    \b
+    dinat-deploy verify out/dinat_mini
+    dinat-deploy verify out/dinat_mini/engines/tensorrt-plugin --layers
+    dinat-deploy verify onnxruntime-cuda:out/dinat_mini
+
+    It is compared on the recorded inputs, made-up ones and pictures. Without PyTorch on this
+    machine, the outputs recorded at export take its place. Exits with 1 if anything differs by more
+    than allowed.
     """
     with progress(_STAGES) as shown:
-        from dinat_deploy.parity import Tolerance
         from dinat_deploy.pipeline.verifying import verify as run
 
-        report = run(
-            bundle,
-            images=images,
-            random_cases=random_cases,
-            layers=layers,
-            tolerance=Tolerance(atol, rtol),
-            seed=seed,
-            progress=shown,
-        )
+        report = run(artefact, progress=shown, **options)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -99,7 +107,8 @@ def _cells(errors: Errors) -> list[str]:
 
 
 def _show(report: VerifyReport) -> None:
-    click.echo(f"{report.path}: {report.candidate} against {report.reference}")
+    where = "" if report.device == "CPU" else f" on {report.device}"
+    click.echo(f"{report.artefact}: {report.candidate}{where} against {report.reference}")
     rows = [
         [case.origin, case.name, name, *_cells(errors)]
         for case in report.cases

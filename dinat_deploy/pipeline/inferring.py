@@ -1,4 +1,4 @@
-"""``infer``: classify pictures with a bundle's ONNX file."""
+"""``infer``: classify pictures with whatever can be run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dinat_deploy.bundle import open_bundle
+from dinat_deploy.bundle import Bundle, TensorSpec
 from dinat_deploy.errors import BundleError
 from dinat_deploy.models.preprocessing import load_batch
-from dinat_deploy.pipeline.running import onnxruntime_session
+from dinat_deploy.pipeline.artefacts import Artefact, open_artefact
 from dinat_deploy.progress import Progress, Silent
 
 FloatArray = npt.NDArray[np.float32]
@@ -46,49 +46,87 @@ def infer(
     images: Sequence[str | Path],
     *,
     top: int = 5,
+    bundle: str | Path | None = None,
+    plugin_library: str | Path | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> list[ImagePredictions]:
     """Classify pictures.
 
     Args:
-        path: the bundle.
+        path: a bundle, an ONNX file or an engine, with the runtime before it if it is not to run
+            where it usually does: ``onnxruntime-cuda:out/x``.
         images: picture files, preprocessed as the bundle says.
         top: how many guesses for each.
+        bundle: that an engine or ONNX file belongs to, where it is not found by itself.
+        plugin_library: of TensorRT, instead of the one that is found.
+        trust: load a plan that runs code of its own or has no manifest.
 
     Raises:
-        BundleError: the bundle is no classifier, incomplete, or was changed.
+        BundleError: the bundle is no classifier, incomplete, or was changed; or there is none.
+        EngineError: the engine is damaged, does not fit this machine, or is not trusted.
         ImageError: a file is no picture.
     """
     progress = progress or Silent()
-    bundle = open_bundle(path)
-    manifest = bundle.manifest
-    if manifest.config.is_backbone or not manifest.config.num_classes:
-        outputs = ", ".join(spec.name for spec in manifest.graph.outputs)
-        raise BundleError(
-            f"{bundle.path} is no classifier: its outputs are {outputs}.",
-            "Export with --task classification to classify pictures.",
-        )
+    with open_artefact(
+        path, trust=trust, bundle=bundle, plugin_library=plugin_library, progress=progress
+    ) as artefact:
+        for note in artefact.notes:
+            progress.note(note)
+        return _classify(artefact, images, top, progress)
+
+
+def _classify(
+    artefact: Artefact, images: Sequence[str | Path], top: int, progress: Progress
+) -> list[ImagePredictions]:
+    manifest = _classifier(artefact).manifest
     if manifest.weights.source == "seeded":
         progress.note("This bundle has random weights; its predictions mean nothing.")
-    with progress.stage("Loading the model"):
-        bundle.check_model()
-        session = onnxruntime_session(bundle)
-    for note in session.notes:
-        progress.note(note)
-    spec, output = manifest.graph.inputs[0], manifest.graph.outputs[0].name
-    batch = spec.shape[0] if isinstance(spec.shape[0], int) else 1
+    spec, output = artefact.image_input, manifest.graph.outputs[0].name
+    batch = _batch(artefact, spec, len(images))
     results = []
     groups = [list(images[first : first + batch]) for first in range(0, len(images), batch)]
     for group in progress.track(groups, "Classifying"):
         pixels = load_batch(group, manifest.preprocessing)
-        # A static batch is filled up with copies of its last picture.
+        # Filled up with copies of its last picture.
         filled = np.concatenate([pixels, *[pixels[-1:]] * (batch - len(group))])
+        artefact.check_shapes({spec.name: list(filled.shape)})
         started = time.perf_counter()
-        logits = session.run({spec.name: filled})[output]
+        logits = artefact.session.run({spec.name: filled})[output]
         elapsed = 1e3 * (time.perf_counter() - started) / len(group)
         for image, row in zip(group, logits, strict=False):
             results.append(ImagePredictions(str(image), _best(row, manifest.labels, top), elapsed))
     return results
+
+
+def _classifier(artefact: Artefact) -> Bundle:
+    """The bundle, which says how pictures are preprocessed and what the classes are called."""
+    bundle = artefact.bundle
+    if bundle is None:
+        raise BundleError(
+            f"No bundle was found that {artefact.name} belongs to, so that nothing says how to "
+            "preprocess pictures.",
+            "Name the bundle that it was built from with --bundle.",
+        )
+    config, graph = bundle.manifest.config, bundle.manifest.graph
+    if config.is_backbone or not config.num_classes:
+        outputs = ", ".join(spec.name for spec in graph.outputs)
+        raise BundleError(
+            f"{bundle.path} is no classifier: its outputs are {outputs}.",
+            "Export with --task classification to classify pictures.",
+        )
+    return bundle
+
+
+def _batch(artefact: Artefact, spec: TensorSpec, images: int) -> int:
+    """Images of one run: what is fixed, what an engine is built for best, or one."""
+    if isinstance(spec.shape[0], int):
+        return spec.shape[0]
+    if not artefact.profiles or spec.name not in artefact.profiles[0]:
+        return 1
+    sizes = artefact.profiles[0][spec.name]
+    # Few pictures need no larger batch than there are.
+    return max(sizes.min[0], min(sizes.opt[0], images))
 
 
 def _best(logits: FloatArray, labels: list[str] | None, top: int) -> list[Prediction]:

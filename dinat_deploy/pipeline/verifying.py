@@ -1,38 +1,40 @@
-"""``verify``: compare a bundle's ONNX file with PyTorch."""
+"""``verify``: compare whatever can be run with PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from dinat_deploy.bundle import Bundle, Case, TensorSpec, open_bundle
+from dinat_deploy.bundle import Bundle, Case
 from dinat_deploy.errors import BundleError, MissingDependencyError
-from dinat_deploy.models.preprocessing import load_batch
-from dinat_deploy.models.seeding import seeded_image
-from dinat_deploy.parity import Errors, Tolerance, compare_all
-from dinat_deploy.pipeline.running import onnxruntime_session
+from dinat_deploy.parity import Errors, Tolerance, compare_all, tolerance_for
+from dinat_deploy.pipeline.artefacts import Artefact, open_artefact
+from dinat_deploy.pipeline.verify_cases import (
+    Origin,
+    Work,
+    image_work,
+    random_work,
+    recorded_work,
+    shapes_to_compare,
+)
 from dinat_deploy.progress import Progress, Silent
-from dinat_deploy.session.onnxruntime_session import OnnxRuntimeSession
-
-if TYPE_CHECKING:
-    from dinat_deploy.session.torch_session import TorchSession
-
-FloatArray = npt.NDArray[np.float32]
-Origin = Literal["recorded", "random", "image"]
+from dinat_deploy.session.base import FloatArray, Session
 
 
 @dataclass(frozen=True)
 class CaseReport:
-    """Errors of every output for one input."""
+    """Errors of every output for one input.
+
+    Attributes:
+        shapes: of the inputs.
+    """
 
     name: str
     origin: Origin
+    shapes: dict[str, list[int]]
     outputs: dict[str, Errors]
 
     @property
@@ -53,14 +55,18 @@ class VerifyReport:
     """Outcome of a comparison.
 
     Attributes:
+        artefact: name of what was compared.
         reference, candidate: what ran the two sides.
+        precision: types of the candidate's weights.
         layers: tapped tensors in the order they run; empty unless asked for.
         first_difference: the first layer outside the tolerance.
     """
 
-    path: Path
+    artefact: str
     reference: str
     candidate: str
+    device: str
+    precision: str
     tolerance: Tolerance
     cases: list[CaseReport] = field(default_factory=list)
     layers: list[LayerReport] = field(default_factory=list)
@@ -76,16 +82,19 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "path": str(self.path),
+            "artefact": self.artefact,
             "passed": self.passed,
             "reference": self.reference,
             "candidate": self.candidate,
+            "device": self.device,
+            "precision": self.precision,
             "atol": self.tolerance.atol,
             "rtol": self.tolerance.rtol,
             "cases": [
                 {
                     "name": case.name,
                     "origin": case.origin,
+                    "shapes": case.shapes,
                     "passed": case.passed,
                     "outputs": {name: e.to_dict() for name, e in case.outputs.items()},
                 }
@@ -102,73 +111,167 @@ def verify(
     *,
     images: Sequence[str | Path] = (),
     random_cases: int = 1,
+    shapes: Sequence[str | Mapping[str, Sequence[int]]] = (),
     layers: bool = False,
     tolerance: Tolerance | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
     seed: int = 1000,
+    bundle: str | Path | None = None,
+    plugin_library: str | Path | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Compare a bundle's ONNX file with PyTorch on recorded, random and picture inputs.
+    """Compare an artefact with PyTorch on recorded, random and picture inputs.
 
-    PyTorch runs with the weights read back from the ONNX file, after their digest has been
-    checked against the one taken of the checkpoint at export. Where PyTorch is not installed, the
-    outputs recorded at export take its place, for the recorded inputs.
+    PyTorch runs on the CPU, with the weights read back from the bundle's ONNX file, after their
+    digest has been checked against the one taken of the checkpoint at export. Where PyTorch is not
+    installed, the outputs recorded at export take its place, for the recorded inputs.
 
     Args:
+        path: a bundle, an ONNX file or an engine, with the runtime before it if it is not to run
+            where it usually does: ``onnxruntime-cuda:out/x``.
         images: pictures, preprocessed as the bundle says.
-        random_cases: how many made-up inputs.
+        random_cases: how many made-up inputs of every shape.
+        shapes: of the made-up inputs, like ``image=1x3x64x64``. By default the smallest, best and
+            largest of an engine's profiles, and otherwise the model's own.
         layers: compare every transformer layer too, and name the first that differs.
-        tolerance: what counts as equal.
+        tolerance: what counts as equal; by default it depends on the precision.
+        atol, rtol: replace one of its parts.
         seed: of the made-up inputs.
+        bundle: that an engine or ONNX file belongs to, where it is not found by itself.
+        plugin_library: of TensorRT, instead of the one that is found.
+        trust: load a plan that runs code of its own or has no manifest.
 
     Raises:
-        BundleError: the bundle is incomplete or was changed after export.
-        MissingDependencyError: pictures or layers are asked for and PyTorch is not installed.
+        BundleError: the bundle is incomplete or was changed after export, or there is none.
+        EngineError: the engine is damaged, does not fit this machine, or is not trusted.
+        MissingDependencyError: the runtime is missing; or pictures, layers or shapes are asked for
+            and PyTorch is not installed.
     """
     progress = progress or Silent()
-    tolerance = tolerance or Tolerance()
-    bundle = open_bundle(path)
-    with progress.stage("Checking the bundle"):
-        bundle.check_model()
-        recorded = bundle.reference()
-    with progress.stage("Loading the ONNX file"):
-        candidate = _candidate(bundle, layers)
-    torch_session = _torch_session(bundle, layers, progress) if _has_torch() else None
-    if torch_session is None and (images or layers):
-        raise MissingDependencyError(
-            "Comparing pictures or layers needs PyTorch, which is not installed.",
-            "pip install torch, or leave --images and --layers away.",
+    has_torch = _has_torch()
+    _require_packages(has_torch, images, layers, shapes)
+    with open_artefact(
+        path,
+        taps=layers,
+        trust=trust,
+        bundle=bundle,
+        plugin_library=plugin_library,
+        progress=progress,
+    ) as artefact:
+        owner = _bundle_of(artefact)
+        absent = _why_recorded(owner, has_torch, needed=bool(images or layers or shapes))
+        reference = None if absent else _torch_session(owner, layers, progress)
+        chosen = tolerance or _default_tolerance(artefact)
+        report = VerifyReport(
+            str(artefact.name),
+            reference=reference.name if reference else _recorded_by(owner),
+            candidate=artefact.session.name,
+            device=artefact.session.device,
+            precision=artefact.precision,
+            tolerance=replace(
+                chosen,
+                atol=chosen.atol if atol is None else atol,
+                rtol=chosen.rtol if rtol is None else rtol,
+            ),
+            notes=list(artefact.notes),
         )
-    report = VerifyReport(
-        bundle.path,
-        reference=torch_session.name if torch_session else _recorded_by(bundle),
-        candidate=candidate.name,
-        tolerance=tolerance,
-        notes=list(candidate.notes),
-    )
-    work: list[tuple[Origin, Case]] = [("recorded", case) for case in recorded]
-    if torch_session is not None:
-        work += [("random", case) for case in _random_cases(bundle, random_cases, seed)]
-        work += [("image", case) for case in _image_cases(bundle, images)]
-    elif random_cases:
-        report.notes.append("PyTorch is not installed: compared with recorded outputs only.")
-    outputs = [spec.name for spec in bundle.manifest.graph.outputs]
-    for position, (origin, case) in enumerate(progress.track(work, "Comparing")):
-        found = candidate.run(case.inputs)
-        reference = torch_session.run(case.inputs) if torch_session else case.outputs
-        compared = compare_all(reference, found, outputs, tolerance)
-        if origin == "recorded" and torch_session is not None:
-            _check_recorded(bundle, case, reference, tolerance)
-        report.cases.append(CaseReport(case.name, origin, compared))
-        if layers and position == 0:
-            taps = bundle.manifest.taps
-            renamed = {module: found[tensor] for module, tensor in taps.items()}
-            errors = compare_all(reference, renamed, list(taps), tolerance)
-            report.layers = [LayerReport(name, e) for name, e in errors.items()]
+        work = recorded_work(artefact, owner, report.notes)
+        if reference is not None:
+            wanted = shapes_to_compare(artefact, shapes, report.notes) if random_cases else []
+            work += random_work(wanted, random_cases, seed)
+            work += image_work(artefact, owner, images)
+        elif random_cases:
+            report.notes.append(f"{absent}: compared with recorded outputs only.")
+        if not work:
+            raise BundleError(
+                f"There is nothing to compare {artefact.name} on: {' '.join(report.notes)}",
+                "Ask for made-up inputs with --random or pictures with --images, where PyTorch is "
+                "installed.",
+            )
+        for position, each in enumerate(progress.track(work, "Comparing")):
+            _compare(artefact, owner, reference, each, report, layers=layers and position == 0)
     return report
+
+
+def _compare(
+    artefact: Artefact,
+    bundle: Bundle,
+    reference: Session | None,
+    work: Work,
+    report: VerifyReport,
+    *,
+    layers: bool,
+) -> None:
+    """Compare on one input, and add what is found to the report."""
+    case = work.case
+    found = artefact.session.run(case.inputs)
+    expected = reference.run(case.inputs) if reference else case.outputs
+    outputs = [spec.name for spec in bundle.manifest.graph.outputs]
+    errors = compare_all(expected, found, outputs, report.tolerance)
+    if work.origin == "recorded" and reference is not None:
+        _check_recorded(bundle, case, expected)
+    sizes = {name: list(array.shape) for name, array in case.inputs.items()}
+    report.cases.append(CaseReport(case.name, work.origin, sizes, errors))
+    if layers:
+        renamed = {module: found[tensor] for module, tensor in artefact.taps.items()}
+        tapped = compare_all(expected, renamed, list(artefact.taps), report.tolerance)
+        report.layers = [LayerReport(name, e) for name, e in tapped.items()]
 
 
 def _has_torch() -> bool:
     return util.find_spec("torch") is not None
+
+
+def _require_packages(
+    has_torch: bool, images: Sequence[object], layers: bool, shapes: Sequence[object]
+) -> None:
+    """Name everything that is missing at once."""
+    missing = [] if has_torch else ["PyTorch"]
+    if layers and util.find_spec("onnx") is None:
+        # PyTorch's side is rebuilt from the weights in the ONNX file.
+        missing.append("onnx")
+    if not missing or not (images or layers or shapes):
+        return
+    verb = "is" if len(missing) == 1 else "are"
+    packages = " ".join(name.replace("PyTorch", "torch") for name in missing)
+    raise MissingDependencyError(
+        f"Comparing pictures, layers or shapes of your choice needs {' and '.join(missing)}, "
+        f"which {verb} not installed.",
+        f"pip install {packages}, or leave --images, --layers and --shapes away.",
+    )
+
+
+def _why_recorded(bundle: Bundle, has_torch: bool, *, needed: bool) -> str | None:
+    """Why PyTorch's recorded outputs take its place; None if it runs.
+
+    Args:
+        needed: whether something is asked for that only PyTorch can compute.
+    """
+    if not has_torch:
+        return "PyTorch is not installed"
+    if not needed and not bundle.model_path.exists():
+        # A device may have the engine without the file that it was built from.
+        return f"{bundle.model_path} is not here"
+    return None
+
+
+def _bundle_of(artefact: Artefact) -> Bundle:
+    if artefact.bundle is not None:
+        return artefact.bundle
+    raise BundleError(
+        f"No bundle was found that {artefact.name} belongs to, and so nothing to compare it with.",
+        "Name the bundle that it was built from with --bundle.",
+    )
+
+
+def _default_tolerance(artefact: Artefact) -> Tolerance:
+    # TensorRT itself, behind ONNX Runtime, leaves TensorFloat-32 on.
+    tf32 = (artefact.name.runtime or "").startswith("onnxruntime-tensorrt")
+    if artefact.engine is not None:
+        tf32 = artefact.engine.manifest.options.tf32
+    return tolerance_for(artefact.precision, tf32=tf32)
 
 
 def _recorded_by(bundle: Bundle) -> str:
@@ -176,23 +279,17 @@ def _recorded_by(bundle: Bundle) -> str:
     return f"recorded outputs of PyTorch {version}"
 
 
-def _candidate(bundle: Bundle, layers: bool) -> OnnxRuntimeSession:
-    taps = list(bundle.manifest.taps.values()) if layers else []
-    return onnxruntime_session(bundle, taps=taps)
-
-
-def _torch_session(bundle: Bundle, layers: bool, progress: Progress) -> TorchSession:
+def _torch_session(bundle: Bundle, layers: bool, progress: Progress) -> Session:
     from dinat_deploy.pipeline.rebuild import torch_session
 
     with progress.stage("Rebuilding the PyTorch model"):
+        bundle.check_model()
         return torch_session(bundle, taps=list(bundle.manifest.taps) if layers else [])
 
 
-def _check_recorded(
-    bundle: Bundle, case: Case, rerun: dict[str, FloatArray], tolerance: Tolerance
-) -> None:
+def _check_recorded(bundle: Bundle, case: Case, rerun: dict[str, FloatArray]) -> None:
     """The recorded outputs must be what PyTorch computes: they stand in for it elsewhere."""
-    errors = compare_all(rerun, case.outputs, list(case.outputs), tolerance)
+    errors = compare_all(rerun, case.outputs, list(case.outputs), Tolerance())
     for name, found in errors.items():
         if not found.passed:
             raise BundleError(
@@ -200,33 +297,3 @@ def _check_recorded(
                 f"{found.max_abs:.3g} from PyTorch, and {found.limit:.3g} is allowed.",
                 "reference.npz was changed or damaged; export the model again.",
             )
-
-
-def _input(bundle: Bundle) -> TensorSpec:
-    return bundle.manifest.graph.inputs[0]
-
-
-def _batch(spec: TensorSpec) -> int:
-    return spec.shape[0] if isinstance(spec.shape[0], int) else 1
-
-
-def _random_cases(bundle: Bundle, count: int, seed: int) -> list[Case]:
-    spec, config = _input(bundle), bundle.manifest.config
-    defaults = (1, config.in_channels, *config.image_size)
-    shape = [
-        size if isinstance(size, int) else default
-        for size, default in zip(spec.shape, defaults, strict=True)
-    ]
-    return [
-        Case(f"random {seed + number}", {spec.name: seeded_image(shape, seed + number)}, {})
-        for number in range(count)
-    ]
-
-
-def _image_cases(bundle: Bundle, images: Sequence[str | Path]) -> list[Case]:
-    spec = _input(bundle)
-    cases = []
-    for path in images:
-        one = load_batch([path], bundle.manifest.preprocessing)
-        cases.append(Case(str(path), {spec.name: one.repeat(_batch(spec), axis=0)}, {}))
-    return cases
