@@ -1,9 +1,9 @@
-"""DiNAT and NAT models from PyTorch to verified ONNX files.
+"""DiNAT and NAT models from PyTorch to verified and measured TensorRT engines.
 
 The functions behind the commands, under the same names (``models`` is :func:`list_models`):
-:func:`export`, :func:`verify`, :func:`infer`, :func:`inspect`, :func:`build`, :func:`doctor`. They
-are imported when first used, so that importing the package is fast and needs none of its
-dependencies.
+:func:`export`, :func:`convert`, :func:`build`, :func:`verify`, :func:`bench`, :func:`infer`,
+:func:`deploy`, :func:`inspect`, :func:`doctor`. They are imported when first used, so that
+importing the package is fast and needs none of its dependencies.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dinat_deploy.errors import DinatDeployError as DinatDeployError
     from dinat_deploy.parity import Tolerance as Tolerance
+    from dinat_deploy.pipeline.benching import bench as bench
     from dinat_deploy.pipeline.building import build as build
+    from dinat_deploy.pipeline.converting import convert as convert
+    from dinat_deploy.pipeline.deploy_steps import DeployOptions as DeployOptions
+    from dinat_deploy.pipeline.deploying import deploy as deploy
     from dinat_deploy.pipeline.diagnosing import doctor as doctor
     from dinat_deploy.pipeline.exporting import export as export
     from dinat_deploy.pipeline.inferring import infer as infer
     from dinat_deploy.pipeline.inspecting import inspect as inspect
     from dinat_deploy.pipeline.listing import list_models as list_models
-    from dinat_deploy.pipeline.sources import ModelRequest as ModelRequest
+    from dinat_deploy.pipeline.requests import ModelRequest as ModelRequest
     from dinat_deploy.pipeline.verifying import verify as verify
 
 _PUBLIC = {
+    "DeployOptions": "dinat_deploy.pipeline.deploy_steps",
     "DinatDeployError": "dinat_deploy.errors",
-    "ModelRequest": "dinat_deploy.pipeline.sources",
+    "ModelRequest": "dinat_deploy.pipeline.requests",
     "Tolerance": "dinat_deploy.parity",
+    "bench": "dinat_deploy.pipeline.benching",
     "build": "dinat_deploy.pipeline.building",
+    "convert": "dinat_deploy.pipeline.converting",
+    "deploy": "dinat_deploy.pipeline.deploying",
     "doctor": "dinat_deploy.pipeline.diagnosing",
     "export": "dinat_deploy.pipeline.exporting",
     "infer": "dinat_deploy.pipeline.inferring",
@@ -39,10 +47,14 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "DeployOptions",
     "DinatDeployError",
     "ModelRequest",
     "Tolerance",
+    "bench",
     "build",
+    "convert",
+    "deploy",
     "doctor",
     "export",
     "infer",

@@ -8,8 +8,11 @@ from __future__ import annotations
 import click
 
 from dinat_deploy import __version__
+from dinat_deploy.cli.bench import bench
 from dinat_deploy.cli.build import build
 from dinat_deploy.cli.console import run
+from dinat_deploy.cli.convert import convert
+from dinat_deploy.cli.deploy import deploy
 from dinat_deploy.cli.doctor import doctor
 from dinat_deploy.cli.export import export
 from dinat_deploy.cli.infer import infer
@@ -22,17 +25,21 @@ from dinat_deploy.cli.verify import verify
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="dinat-deploy")
 def cli() -> None:
-    """Take DiNAT and NAT models from PyTorch to verified ONNX files.
+    """Take DiNAT and NAT models from PyTorch to verified and measured TensorRT engines.
 
     \b
-    dinat-deploy models                         what there is
-    dinat-deploy export -m dinat_mini           a verified bundle in out/dinat_mini
-    dinat-deploy verify out/dinat_mini          compare it with PyTorch again
-    dinat-deploy build out/dinat_mini --backend tensorrt-rtx
+    dinat-deploy models                      what there is
+    dinat-deploy export -m dinat_mini        a verified bundle in out/dinat_mini
+    dinat-deploy build out/dinat_mini        an engine in out/dinat_mini/engines
+    dinat-deploy verify ENGINE               compare it with PyTorch
+    dinat-deploy bench ENGINE out/dinat_mini measure it beside ONNX Runtime
+    dinat-deploy deploy -m dinat_mini        all of this
     """
 
 
-for command in (models, export, verify, infer, inspect, build, plugin, doctor):
+for command in (
+    models, export, convert, build, verify, bench, infer, deploy, inspect, plugin, doctor
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -39,7 +39,8 @@ from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.models.weights import digest
 from dinat_deploy.parity import Errors, Tolerance, compare_all
-from dinat_deploy.pipeline.sources import ModelRequest, ModelSource, resolve
+from dinat_deploy.pipeline.requests import ModelRequest
+from dinat_deploy.pipeline.sources import ModelSource, resolve
 from dinat_deploy.progress import Progress, Silent
 from dinat_deploy.session.onnxruntime_session import OnnxRuntimeSession
 from dinat_deploy.session.torch_session import TorchSession

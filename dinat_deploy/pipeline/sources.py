@@ -1,4 +1,4 @@
-"""Which model to export: architecture, weights, preprocessing and labels from what a user names."""
+"""From a request to a model: architecture, weights, preprocessing and labels."""
 
 from __future__ import annotations
 
@@ -20,49 +20,13 @@ from dinat_deploy.models.weights import model_from_state, seeded_model
 from dinat_deploy.models.zoo import (
     SCHEDULES,
     Variant,
-    canonical_name,
     get_variant,
     parse_dilations,
     with_schedule,
 )
+from dinat_deploy.pipeline.requests import ModelRequest, request_name
 
-Task = Literal["classification", "backbone"]
 _DEFAULT_CROP_FRACTION = 0.875
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """What a user asks for; None leaves a setting to the variant or the checkpoint.
-
-    Attributes:
-        model: name of a variant.
-        checkpoint: file or directory with weights.
-        config: JSON file with a model configuration or model card.
-        pretrained: download the published weights.
-        task: ``classification``, or ``backbone`` for normalised features of every level.
-        dilations: a schedule's name, ``1,8,1/1,4,...``, or the values.
-        kernel_size, depths, num_heads, num_classes, image_size: replace the variant's.
-        resize_rpb: resize positional bias tables of another kernel size.
-        ema: prefer the exponential moving average in training checkpoints.
-        labels: file with one class name per line.
-        seed: of the made-up weights when there is no checkpoint.
-    """
-
-    model: str | None = None
-    checkpoint: str | Path | None = None
-    config: str | Path | None = None
-    pretrained: bool = False
-    task: Task = "classification"
-    dilations: str | Dilations | None = None
-    kernel_size: int | None = None
-    depths: tuple[int, ...] | None = None
-    num_heads: tuple[int, ...] | None = None
-    num_classes: int | None = None
-    image_size: tuple[int, int] | None = None
-    resize_rpb: bool = False
-    ema: bool = True
-    labels: str | Path | None = None
-    seed: int = 0
 
 
 @dataclass
@@ -94,7 +58,7 @@ def resolve(request: ModelRequest) -> ModelSource:
     card = _card(request.config)
     config = _config(request, variant, checkpoint, card)
     config.check_image_size(config.image_size)
-    name = variant.name if variant else _stem(request)
+    name = variant.name if variant else request_name(request)
     preprocessing = _preprocessing(request, variant, checkpoint, card, config)
     labels = _labels(request, checkpoint, card, config)
     if checkpoint is None:
@@ -116,16 +80,6 @@ def resolve(request: ModelRequest) -> ModelSource:
         (variant.hub or "") if request.pretrained and variant else checkpoint.path.name,
         notes=notes,
     )
-
-
-def default_output(request: ModelRequest) -> Path:
-    """Where a bundle goes if the user does not say: ``out/`` and the model's name."""
-    return Path("out") / (canonical_name(request.model) if request.model else _stem(request))
-
-
-def _stem(request: ModelRequest) -> str:
-    path = Path(request.checkpoint or request.config or "model").resolve()
-    return path.name if path.is_dir() else path.stem
 
 
 def _checkpoint(request: ModelRequest, variant: Variant | None) -> Checkpoint | None:

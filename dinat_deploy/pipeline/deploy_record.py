@@ -1,0 +1,99 @@
+"""``deploy.json``: which steps of a deployment are done, and for which inputs.
+
+A step is done if it was finished for the same inputs, which its *key* stands for: a digest of
+everything that its result depends on. The file is replaced as a whole after every step, so that a
+deployment that was stopped goes on with the first step that had not finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dinat_deploy import __version__
+from dinat_deploy.errors import ConfigError
+from dinat_deploy.files import sha256, write_whole
+from dinat_deploy.pipeline.requests import ModelRequest
+
+RECORD = "deploy.json"
+StepName = Literal["export", "precision", "build", "verify", "bench"]
+# Arguments of a request that name files: their content counts, not their place.
+_FILES = ("checkpoint", "config", "labels")
+
+
+class StepRecord(BaseModel):
+    """A finished step.
+
+    Attributes:
+        key: digest of what the step was given.
+        seconds: how long it took.
+        result: what came out, in a sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    seconds: float
+    result: str
+
+
+class DeployRecord(BaseModel):
+    """Content of ``deploy.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    created_by: str = f"dinat-deploy {__version__}"
+    steps: dict[StepName, StepRecord] = Field(default_factory=dict)
+
+    def with_step(self, name: StepName, step: StepRecord) -> DeployRecord:
+        """The same with another finished step."""
+        return self.model_copy(update={"steps": {**self.steps, name: step}})
+
+
+def read_record(bundle: Path) -> DeployRecord:
+    """The record in a bundle; an empty one if there is none, or none that can be read: the steps
+    are then done again."""
+    try:
+        return DeployRecord.model_validate_json((bundle / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, ValidationError):
+        return DeployRecord()
+
+
+def write_record(bundle: Path, record: DeployRecord) -> None:
+    """Replace the record as a whole."""
+    write_whole(bundle / RECORD, record.model_dump_json(indent=2) + "\n")
+
+
+def key(content: Mapping[str, Any]) -> str:
+    """Digest of plain data."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def request_key(request: ModelRequest, options: Mapping[str, Any]) -> str:
+    """Digest of what an export is given: the request, with the content of its files, the other
+    arguments, and the version of this package.
+
+    Raises:
+        ConfigError: a file that the request names cannot be read.
+    """
+    content = asdict(request)
+    for name in _FILES:
+        if content[name] is not None:
+            content[name] = _digests(Path(content[name]))
+    return key({"request": content, "options": dict(options), "version": __version__})
+
+
+def _digests(path: Path) -> dict[str, str]:
+    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else []
+    try:
+        return {str(entry.relative_to(path)): sha256(entry) for entry in files or [path]}
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}.", "Check the path.") from None

@@ -1,0 +1,254 @@
+"""The steps of a deployment: what each depends on, and what it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from dinat_deploy import __version__
+from dinat_deploy.bundle import is_bundle, open_bundle
+from dinat_deploy.engine.devices import current_capability
+from dinat_deploy.engine.manifest import is_engine, open_engine
+from dinat_deploy.errors import DinatDeployError
+from dinat_deploy.files import sha256, write_whole
+from dinat_deploy.pipeline.building import BuildPlan, build, plan_build
+from dinat_deploy.pipeline.deploy_record import StepName, key, request_key
+from dinat_deploy.pipeline.requests import ModelRequest
+from dinat_deploy.progress import Progress
+
+VERIFICATION, BENCH = "verification.json", "bench"
+
+
+@dataclass(frozen=True)
+class DeployOptions:
+    """Everything but the model.
+
+    Attributes:
+        export: arguments of :func:`dinat_deploy.export` beside request and output.
+        precision: of the engine; ``fp32`` is what was exported.
+        build: arguments of :func:`dinat_deploy.build` beside model and output.
+        verify: arguments of :func:`dinat_deploy.verify` beside the artefact.
+        bench: arguments of :func:`dinat_deploy.bench` beside the artefacts.
+        run: verify and measure the engine, which needs the GPU that it is for.
+        force: do every step again.
+    """
+
+    export: Mapping[str, Any] = field(default_factory=dict)
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    build: Mapping[str, Any] = field(default_factory=dict)
+    verify: Mapping[str, Any] = field(default_factory=dict)
+    bench: Mapping[str, Any] = field(default_factory=dict)
+    run: bool = True
+    force: bool = False
+
+
+class FailedStepError(DinatDeployError):
+    """A step that did its work and whose answer is no; the sentence is its result."""
+
+
+class Step(Protocol):
+    """One step. All but the first can be asked only when those before it are done."""
+
+    name: StepName
+    purpose: str
+
+    def key(self) -> str:
+        """Digest of everything that the result depends on."""
+        ...
+
+    def intact(self) -> bool:
+        """Whether the files that the step wrote are still there, unchanged."""
+        ...
+
+    def run(self, progress: Progress) -> str:
+        """Do it.
+
+        Returns:
+            What came out, in a sentence without a full stop.
+
+        Raises:
+            FailedStepError: it was done, and the answer is no.
+        """
+        ...
+
+
+class Export:
+    """A model to a bundle."""
+
+    name: StepName = "export"
+
+    def __init__(self, bundle: Path, request: ModelRequest, options: Mapping[str, Any]) -> None:
+        self.purpose = f"export {request.model or request.checkpoint or request.config} to {bundle}"
+        self._bundle, self._request, self._options = bundle, request, options
+
+    def key(self) -> str:
+        return request_key(self._request, self._options)
+
+    def intact(self) -> bool:
+        if not is_bundle(self._bundle):
+            return False
+        try:
+            open_bundle(self._bundle).check_model()
+        except DinatDeployError:
+            return False
+        return True
+
+    def run(self, progress: Progress) -> str:
+        from dinat_deploy.pipeline.exporting import export
+
+        report = export(self._request, self._bundle, progress=progress, **self._options)
+        graph, checked = report.manifest.graph, report.manifest.verification
+        nodes = f"{graph.op_nodes} attention nodes, {report.file_size / 1e6:.1f} MB"
+        if checked is None:
+            return f"{nodes}, not compared with PyTorch"
+        return f"{nodes}, within {checked.max_abs_error:.1e} of PyTorch"
+
+
+class Precision:
+    """The bundle's model in another precision, beside the exported one."""
+
+    name: StepName = "precision"
+
+    def __init__(self, bundle: Path, precision: Literal["fp16", "bf16"]) -> None:
+        self.purpose = f"convert the model to {precision}"
+        self._bundle, self._precision = bundle, precision
+
+    def key(self) -> str:
+        source = sha256(open_bundle(self._bundle).model_path)
+        return key({"model": source, "precision": self._precision, "version": __version__})
+
+    def intact(self) -> bool:
+        try:
+            bundle = open_bundle(self._bundle)
+            bundle.check_model(bundle.variant_path(self._precision).name)
+        except DinatDeployError:
+            return False
+        return True
+
+    def run(self, progress: Progress) -> str:
+        from dinat_deploy.pipeline.converting import convert
+
+        report = convert(self._bundle, self._precision, progress=progress)
+        checked = report.variant.verification
+        kept = sum(len(island.nodes) for island in report.variant.float32)
+        islands = f"{self._precision}, {kept} nodes kept in float32"
+        if checked is None:
+            return islands
+        how = " (simulated)" if checked.simulated else ""
+        return f"{islands}, within {checked.max_abs_error:.1e} of PyTorch{how}"
+
+
+class Build:
+    """A bundle to an engine."""
+
+    name: StepName = "build"
+
+    def __init__(self, bundle: Path, precision: str, options: Mapping[str, Any]) -> None:
+        self.purpose = f"build the engine with {options.get('backend') or 'the TensorRT at hand'}"
+        self._bundle, self._precision, self._options = bundle, precision, options
+
+    @property
+    def _model(self) -> Path:
+        return open_bundle(self._bundle).variant_path(self._precision)
+
+    @cached_property
+    def plan(self) -> BuildPlan:
+        return plan_build(self._model, **self._options)
+
+    @property
+    def engine(self) -> Path:
+        """Directory of the engine."""
+        return self.plan.output
+
+    def key(self) -> str:
+        aside = {"model", "plan", "verbose_log", "timing_cache"}  # they do not change the engine
+        plugin = self.plan.task.plugin
+        return key(
+            {
+                "task": self.plan.task.model_dump(mode="json", exclude=aside),
+                "version": self.plan.version,
+                "plugin": sha256(plugin.library) if plugin else None,
+                "onnx": sha256(self.plan.model.path),
+                "gpu": None if self.plan.task.architectures else current_capability(),
+            }
+        )
+
+    def intact(self) -> bool:
+        if not is_engine(self.engine):
+            return False
+        try:
+            open_engine(self.engine).check_plan()
+        except DinatDeployError:
+            return False
+        return True
+
+    def run(self, progress: Progress) -> str:
+        manifest = build(self._model, progress=progress, **self._options).manifest
+        plugin, body = manifest.layers.plugin, manifest.layers.body
+        how = f"{len(plugin)} plugin layers" if plugin else f"{len(body)} nodes from the body"
+        return (
+            f"{manifest.runtime.flavor} {manifest.runtime.version}, "
+            f"{manifest.plan.bytes / 1e6:.1f} MB, {how}"
+        )
+
+
+class _OnEngine:
+    """What the two steps share that run the engine."""
+
+    def __init__(self, build: Build, options: Mapping[str, Any]) -> None:
+        self._build, self._options = build, options
+
+    def key(self) -> str:
+        plan = open_engine(self._build.engine).manifest.plan.sha256
+        return key({"plan": plan, "gpu": current_capability(), "options": dict(self._options)})
+
+
+class Verify(_OnEngine):
+    """The engine against PyTorch."""
+
+    name: StepName = "verify"
+    purpose = "compare the engine with PyTorch"
+
+    def intact(self) -> bool:
+        return (self._build.engine / VERIFICATION).is_file()
+
+    def run(self, progress: Progress) -> str:
+        from dinat_deploy.pipeline.verifying import verify
+
+        report = verify(self._build.engine, progress=progress, **self._options)
+        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+        write_whole(self._build.engine / VERIFICATION, text + "\n")
+        worst = max(errors.max_abs for case in report.cases for errors in case.outputs.values())
+        if not report.passed:
+            raise FailedStepError(
+                f"the engine differs from {report.reference} by up to {worst:.2e}",
+                "`dinat-deploy verify` on the engine shows every output.",
+            )
+        return f"within {worst:.1e} of {report.reference} on {len(report.cases)} inputs"
+
+
+class Bench(_OnEngine):
+    """How fast the engine is."""
+
+    name: StepName = "bench"
+    purpose = "measure the engine"
+
+    def intact(self) -> bool:
+        return (self._build.engine / f"{BENCH}.json").is_file()
+
+    def run(self, progress: Progress) -> str:
+        from dinat_deploy.measurement.report import to_json, to_markdown
+        from dinat_deploy.pipeline.benching import bench
+
+        report = bench([str(self._build.engine)], progress=progress, **self._options)
+        write_whole(self._build.engine / f"{BENCH}.md", to_markdown(report))
+        write_whole(self._build.engine / f"{BENCH}.json", to_json(report))
+        result = report.results[0]
+        return (
+            f"median {result.latency.median:.3f} ms for batch {result.batch}, "
+            f"{result.throughput:.0f} images/s"
+        )

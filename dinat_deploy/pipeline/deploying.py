@@ -1,0 +1,194 @@
+"""``deploy``: a model to a verified and measured engine, in steps that are not done twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dinat_deploy.bundle import open_bundle
+from dinat_deploy.engine.devices import current_capability
+from dinat_deploy.errors import ConfigError, EngineError
+from dinat_deploy.pipeline.deploy_record import (
+    DeployRecord,
+    StepName,
+    StepRecord,
+    read_record,
+    write_record,
+)
+from dinat_deploy.pipeline.deploy_steps import (
+    Bench,
+    Build,
+    DeployOptions,
+    Export,
+    FailedStepError,
+    Precision,
+    Step,
+    Verify,
+)
+from dinat_deploy.pipeline.requests import ModelRequest, default_output
+from dinat_deploy.progress import Progress, Silent
+
+State = Literal["done now", "done before", "to do", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step of a deployment.
+
+    Attributes:
+        text: what came out, what would be done, or why it is skipped.
+        seconds: how long it took, now or before; None if it did not run.
+    """
+
+    name: StepName
+    state: State
+    text: str
+    seconds: float | None = None
+
+
+@dataclass
+class DeployReport:
+    """What a deployment did, or would do.
+
+    Attributes:
+        bundle: its directory.
+        engine: that of the engine; None as long as the bundle that it is built from is missing.
+        passed: False if a step's answer was no: the engine differs from PyTorch.
+    """
+
+    bundle: Path
+    engine: Path | None = None
+    steps: list[StepReport] = field(default_factory=list)
+    passed: bool = True
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "bundle": str(self.bundle),
+            "engine": str(self.engine) if self.engine else None,
+            "passed": self.passed,
+            "seconds": self.seconds,
+            "steps": [asdict(step) for step in self.steps],
+        }
+
+
+def deploy(
+    model: ModelRequest | str | Path,
+    output: str | Path | None = None,
+    *,
+    options: DeployOptions | None = None,
+    dry_run: bool = False,
+    on_step: Callable[[StepReport], None] = lambda step: None,
+    progress: Progress | None = None,
+) -> DeployReport:
+    """Export a model, convert it, build its engine, compare that with PyTorch and measure it.
+
+    Every finished step is recorded in the bundle. Called again, the function does only what is
+    missing or whose inputs changed: weights, options, TensorRT, plugin, GPU.
+
+    Args:
+        model: what to export, the name of a published model, or the path of an existing bundle,
+            whose engine alone is made.
+        output: directory of the bundle, ``out/NAME`` by default.
+        options: of all steps.
+        dry_run: only find out what would be done.
+        on_step: told of every step when it is over.
+
+    Returns:
+        The report. An engine that differs from PyTorch is not measured.
+
+    Raises:
+        DinatDeployError: any of its subclasses. Steps that were finished stay so.
+        EngineError: the engine is to be run, and this machine has no GPU.
+    """
+    progress = progress or Silent()
+    options = options or DeployOptions()
+    started = time.monotonic()
+    bundle, steps = _steps(model, output, options)
+    if options.run and not dry_run and current_capability() is None:
+        raise EngineError(
+            "deploy compares and measures the engine on its GPU, and this machine has none.",
+            "Add --no-run to export and build only. On the machine with the GPU, "
+            f"`dinat-deploy deploy {bundle}` does the rest.",
+        )
+    report = DeployReport(bundle)
+    record = read_record(bundle)
+    open_end = False  # a step that is to do leaves the keys of the later ones open
+    for step in steps:
+        before = None if open_end or options.force else _before(step, record)
+        if before is not None:
+            entry = StepReport(step.name, "done before", before.result, before.seconds)
+        elif dry_run:
+            entry, open_end = StepReport(step.name, "to do", step.purpose), True
+        else:
+            entry, record = _execute(step, bundle, record, progress)
+        if isinstance(step, Build) and not open_end:
+            report.engine = step.engine
+        report.steps.append(entry)
+        on_step(entry)
+        if entry.state == "failed":
+            report.passed = False
+            break
+    if not options.run:
+        left = StepReport(
+            "verify", "skipped", "--no-run: compare it where its GPU is, with `dinat-deploy verify`"
+        )
+        measure = StepReport("bench", "skipped", "--no-run: measure it there with `bench`")
+        report.steps += [left, measure]
+        on_step(left)
+        on_step(measure)
+    report.seconds = round(time.monotonic() - started, 3)
+    return report
+
+
+def _steps(
+    model: ModelRequest | str | Path, output: str | Path | None, options: DeployOptions
+) -> tuple[Path, list[Step]]:
+    """The bundle's directory and the steps to be done."""
+    steps: list[Step] = []
+    if isinstance(model, ModelRequest):
+        bundle = Path(output) if output else default_output(model)
+        steps.append(Export(bundle, model, options.export))
+    elif Path(model).is_dir():
+        if output is not None:
+            raise ConfigError(
+                f"{model} is a bundle already, and {output} is named for another.",
+                "Leave --output out, or name the model to export.",
+            )
+        bundle = Path(model)
+        open_bundle(bundle).check_model()
+    else:
+        return _steps(ModelRequest(model=str(model)), output, options)
+    if options.precision != "fp32":
+        steps.append(Precision(bundle, options.precision))
+    build = Build(bundle, options.precision, options.build)
+    steps.append(build)
+    if options.run:
+        steps += [Verify(build, options.verify), Bench(build, options.bench)]
+    return bundle, steps
+
+
+def _before(step: Step, record: DeployRecord) -> StepRecord | None:
+    """The record of a step that was done for the same inputs, and whose files are still there."""
+    found = record.steps.get(step.name)
+    return found if found and found.key == step.key() and step.intact() else None
+
+
+def _execute(
+    step: Step, bundle: Path, record: DeployRecord, progress: Progress
+) -> tuple[StepReport, DeployRecord]:
+    started = time.monotonic()
+    try:
+        result = step.run(progress)
+    except FailedStepError as failure:
+        seconds = round(time.monotonic() - started, 3)
+        return StepReport(step.name, "failed", str(failure), seconds), record
+    seconds = round(time.monotonic() - started, 3)
+    if isinstance(step, Export):
+        record = DeployRecord()  # whatever was made of the old bundle went with it
+    record = record.with_step(step.name, StepRecord(key=step.key(), seconds=seconds, result=result))
+    write_record(bundle, record)
+    return StepReport(step.name, "done now", result, seconds), record

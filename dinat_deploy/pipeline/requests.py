@@ -1,0 +1,60 @@
+"""Which model a user asks for. Needs no PyTorch, unlike what :mod:`sources` makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dinat_deploy.models.config import Dilations
+from dinat_deploy.models.zoo import canonical_name
+
+Task = Literal["classification", "backbone"]
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """What a user asks for; None leaves a setting to the variant or the checkpoint.
+
+    Attributes:
+        model: name of a variant.
+        checkpoint: file or directory with weights.
+        config: JSON file with a model configuration or model card.
+        pretrained: download the published weights.
+        task: ``classification``, or ``backbone`` for normalised features of every level.
+        dilations: a schedule's name, ``1,8,1/1,4,...``, or the values.
+        kernel_size, depths, num_heads, num_classes, image_size: replace the variant's.
+        resize_rpb: resize positional bias tables of another kernel size.
+        ema: prefer the exponential moving average in training checkpoints.
+        labels: file with one class name per line.
+        seed: of the made-up weights when there is no checkpoint.
+    """
+
+    model: str | None = None
+    checkpoint: str | Path | None = None
+    config: str | Path | None = None
+    pretrained: bool = False
+    task: Task = "classification"
+    dilations: str | Dilations | None = None
+    kernel_size: int | None = None
+    depths: tuple[int, ...] | None = None
+    num_heads: tuple[int, ...] | None = None
+    num_classes: int | None = None
+    image_size: tuple[int, int] | None = None
+    resize_rpb: bool = False
+    ema: bool = True
+    labels: str | Path | None = None
+    seed: int = 0
+
+
+def default_output(request: ModelRequest) -> Path:
+    """Where a bundle goes if the user does not say: ``out/`` and the model's name."""
+    return Path("out") / request_name(request)
+
+
+def request_name(request: ModelRequest) -> str:
+    """What to call the model: its variant, or the checkpoint's or configuration's file name."""
+    if request.model:
+        return canonical_name(request.model)
+    path = Path(request.checkpoint or request.config or "model").resolve()
+    return path.name if path.is_dir() else path.stem
