@@ -180,12 +180,18 @@ def source_directory() -> Path | None:
 
 def user_directory() -> Path:
     """Where ``plugin build`` puts libraries for this machine; one folder for each version."""
-    return _base("XDG_DATA_HOME", ".local/share") / dinat_deploy.__version__ / "native"
+    return data_directory() / dinat_deploy.__version__ / "native"
+
+
+def data_directory() -> Path:
+    """What belongs to this user on this machine and must be kept."""
+    return _base("XDG_DATA_HOME", ".local/share")
 
 
 def cache_directory() -> Path:
-    """Logs and downloads that can be deleted at any time."""
-    return _base("XDG_CACHE_HOME", ".cache")
+    """Logs, downloads and measured kernel times, which can be deleted at any time."""
+    given = os.environ.get("DINAT_CACHE_DIR")
+    return Path(given).expanduser() if given else _base("XDG_CACHE_HOME", ".cache")
 
 
 def _base(variable: str, default: str) -> Path:

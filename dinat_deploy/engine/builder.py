@@ -49,7 +49,7 @@ class BuilderOptions(Record):
         optimization_level: 0 (fast build) to 5.
         workspace_mib: bound of the engine's scratch memory in MiB.
         hardware_compatibility: GPUs beside the one at hand that the plan is for: none, all from
-            Ampere on, or all of the same compute capability (TensorRT >= 10.8).
+            Ampere on, or all of the same compute capability (TensorRT >= 10.9).
         version_compatible: the plan runs in later versions of the same major version; it then
             holds a lean runtime, which is host code.
         refit: weights can be replaced later; ``strip_weights`` leaves them out of the plan, which
@@ -135,11 +135,13 @@ class Gpu(Record):
     Attributes:
         capability: compute capability like ``89``.
         driver: version of CUDA that its driver supports, like ``13.0``.
+        memory: bytes; GPUs of one name come with different amounts.
     """
 
     name: str
     capability: str
     driver: str | None = None
+    memory: int | None = None
 
 
 class BuildOutcome(Record):
@@ -199,6 +201,14 @@ class EngineBuilder(Protocol):
 
     def plugin_obstacle(self) -> Obstacle | None:
         """Why this version cannot take plugins; None if it can."""
+        ...
+
+    def check(self, task: BuildTask) -> None:
+        """Raise :class:`EngineError` if a task asks for what this builder does not have.
+
+        Everything that can be told without building: options that this flavour or version lacks,
+        or that the GPU cannot have.
+        """
         ...
 
     def build(self, task: BuildTask, progress: Progress) -> BuildOutcome:

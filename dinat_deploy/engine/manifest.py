@@ -1,4 +1,4 @@
-"""``engine.json``: what an engine was made of, and the checks before it is used.
+"""``engine.json``: what an engine was made of.
 
 An engine is a directory with the plan, ``model.plan``, and this manifest. The plan itself is what
 TensorRT wrote, unaltered, so that trtexec and DeepStream read it too.
@@ -7,6 +7,8 @@ TensorRT wrote, unaltered, so that trtexec and DeepStream read it too.
 from __future__ import annotations
 
 import json
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from dinat_deploy import __version__
-from dinat_deploy.bundle import TensorSpec
+from dinat_deploy.bundle import MODEL, TensorSpec, is_bundle
 from dinat_deploy.engine.builder import (
     PLAN,
     BuilderOptions,
@@ -34,10 +36,15 @@ FORMAT_VERSION = 1
 
 
 class Runtime(Record):
-    """The TensorRT that built the plan, and that must run it."""
+    """The TensorRT that built the plan, and that must run it.
+
+    Attributes:
+        platform: system and processor, like ``Linux x86_64``.
+    """
 
     flavor: Flavor
     version: str
+    platform: str | None = None
 
 
 class OnnxSource(Record):
@@ -47,11 +54,14 @@ class OnnxSource(Record):
         file: its name.
         sha256: of the file.
         external_data: digests of the files beside it that hold weights.
+        body_stripped: whether the builder was given a copy without the operator's body, which its
+            parser would have taken in place of the plugin.
     """
 
     file: str
     sha256: str
     external_data: dict[str, str] = Field(default_factory=dict)
+    body_stripped: bool = False
 
 
 class PluginInfo(Record):
@@ -157,66 +167,99 @@ class Engine:
     def plan_path(self) -> Path:
         return self.path / PLAN
 
-    def check_plan(self) -> None:
-        """Raise :class:`EngineError` if the plan is missing or not the one that was built.
+    @property
+    def model_path(self) -> Path | None:
+        """The ONNX file that it was built from, if it is where ``build`` puts engines by default:
+        in ``engines`` of a bundle, or in ``STEM.engines`` beside ``STEM.onnx``."""
+        folder, name = self.path.absolute().parent, self.manifest.onnx.file
+        in_bundle = folder.name == "engines" and name == MODEL and is_bundle(folder.parent)
+        if not in_bundle and folder.name != f"{Path(name).stem}.engines":
+            return None
+        model = folder.parent / Path(name).name
+        return model if model.is_file() else None
+
+    def rebuild(self, *options: str) -> str:
+        """The sentence that says how to build it again."""
+        model = self.model_path
+        source = shlex.quote(str(model or self.manifest.onnx.file))
+        command = ["dinat-deploy build", source, "--backend", self.manifest.runtime.flavor]
+        if model is None:
+            command += ["--output", shlex.quote(str(self.path))]
+        return f"Build it again: `{' '.join([*command, *options])}`."
+
+    def check_plan(self) -> str:
+        """Compare the plan with the manifest.
 
         Plans can hold host code (an embedded plugin), so this comes before deserialising.
+
+        Returns:
+            Its SHA-256.
+
+        Raises:
+            EngineError: it is missing, or not the one that was built.
         """
-        recorded = self.manifest.plan
-        if not self.plan_path.is_file():
-            raise EngineError(f"{self.path} has no {PLAN}.", self._again())
-        size = self.plan_path.stat().st_size
-        if size != recorded.bytes:
-            raise EngineError(
-                f"{self.plan_path} has {size} bytes, and {MANIFEST} was written for "
-                f"{recorded.bytes}.",
-                self._again(),
-            )
+        self.check_plan_size()
+        recorded = self.manifest.plan.sha256
         actual = sha256(self.plan_path)
-        if actual != recorded.sha256:
+        if actual == recorded:
+            return actual
+        other = self._owner_of(actual)
+        if other is not None:
             raise EngineError(
-                f"{self.plan_path} has SHA-256 {actual[:12]}..., and {MANIFEST} was written for "
-                f"{recorded.sha256[:12]}....",
-                self._again(),
+                f"{self.plan_path} is the plan of the engine {other.name}, not of {self.path.name}"
+                f": {MANIFEST} was written for SHA-256 {recorded[:12]}..., and it has "
+                f"{actual[:12]}....",
+                f"Run {other}, or bring back the plan that belongs here. {self.rebuild()}",
             )
+        raise EngineError(
+            f"{self.plan_path} was changed after it was built: it has SHA-256 {actual[:12]}..., "
+            f"and {MANIFEST} was written for {recorded[:12]}....",
+            self.rebuild(),
+        )
+
+    def check_plan_size(self) -> None:
+        """Raise :class:`EngineError` if the plan is missing or has another size."""
+        if not self.plan_path.is_file():
+            raise EngineError(f"{self.path} has no {PLAN}.", self.rebuild())
+        size, recorded = self.plan_path.stat().st_size, self.manifest.plan.bytes
+        if size < recorded:
+            raise EngineError(
+                f"{self.plan_path} is cut off: it has {size} bytes, and {MANIFEST} was written for "
+                f"{recorded}.",
+                f"Copy it again, whole. {self.rebuild()}",
+            )
+        if size > recorded:
+            raise EngineError(
+                f"{self.plan_path} has {size} bytes, and {MANIFEST} was written for {recorded}.",
+                self.rebuild(),
+            )
+
+    def _owner_of(self, digest: str) -> Path | None:
+        """The engine beside this one whose plan has this digest."""
+        for manifest in sorted(self.path.absolute().parent.glob(f"*/{MANIFEST}")):
+            with suppress(EngineError):
+                if open_engine(manifest.parent).manifest.plan.sha256 == digest:
+                    return manifest.parent
+        return None
 
     def check_onnx(self, model: Path) -> None:
         """Raise :class:`EngineError` if the plan was built from another ONNX file than this one."""
         actual = onnx_source(model, tuple(self.manifest.onnx.external_data))
         recorded = self.manifest.onnx
-        if actual.sha256 != recorded.sha256 or actual.external_data != recorded.external_data:
+        if actual.sha256 != recorded.sha256:
             raise EngineError(
                 f"{self.path} was built from an ONNX file with SHA-256 {recorded.sha256[:12]}..., "
-                f"and {model} has {actual.sha256[:12]}... (or other external data).",
-                self._again(),
+                f"and {model} has {actual.sha256[:12]}....",
+                self.rebuild(),
             )
-
-    def check_plugin(self, library: Path | None) -> None:
-        """Raise :class:`EngineError` if the plan needs a plugin library and this is not it.
-
-        Args:
-            library: the plugin library that would be loaded; None if there is none.
-        """
-        plugin = self.manifest.plugin
-        if plugin is None or plugin.embedded:
-            return
-        names = ", ".join(plugin.operators)
-        if library is None or not library.is_file():
-            raise EngineError(
-                f"{self.path} calls the plugin {names} of {plugin.library}, which is not here.",
-                "Build it with `dinat-deploy plugin build`, or build the engine again with "
-                "--embed-plugin.",
-            )
-        actual = sha256(library)
-        if actual != plugin.sha256:
-            raise EngineError(
-                f"{self.path} was built with a {plugin.library} of SHA-256 "
-                f"{plugin.sha256[:12]}..., and {library} has {actual[:12]}....",
-                self._again(),
-            )
-
-    def _again(self) -> str:
-        return f"Build it again: `dinat-deploy build ... --backend {self.manifest.runtime.flavor}`."
+        for name, digest in recorded.external_data.items():
+            if actual.external_data[name] != digest:
+                raise EngineError(
+                    f"{self.path} was built from an ONNX file with weights of SHA-256 "
+                    f"{digest[:12]}..., and {model.parent / name} has "
+                    f"{actual.external_data[name][:12]}....",
+                    self.rebuild(),
+                )
 
 
 def onnx_source(model: Path, external: tuple[str, ...]) -> OnnxSource:

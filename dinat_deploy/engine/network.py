@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,10 @@ from dinat_deploy.engine.builder import PluginLayer, PluginRequest
 from dinat_deploy.engine.messages import Channel, Phases
 from dinat_deploy.engine.profiles import Profile
 from dinat_deploy.errors import EngineError
-from dinat_deploy.session.tensorrt_api import NO_DRIVER, Log, listed, type_name
+from dinat_deploy.session.tensorrt_api import NO_DRIVER, Log, listed, origins, type_name
 
 # The parser logs its errors in pieces, which it also returns whole.
 _FROM_PARSER = re.compile(r"^\w+\.(cpp|hpp|h|cc):\d+: ")
-# metadata of a layer: "[ONNX Layer: node]", within a function "[ONNX Layer: inner | node (Type)]"
-_ORIGIN = re.compile(
-    r"\[ONNX Layer: (?P<inner>[^\]|]*?)(?: \| (?P<outer>[^\]]*?) \((?P<type>\w+)\))?\]"
-)
 
 
 def make_monitor(trt: Any, channel: Channel) -> Any:
@@ -93,45 +91,99 @@ def add_profiles(builder: Any, config: Any, profiles: list[Profile]) -> None:
 
 
 def tensors(network: Any) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs and outputs of a network; dynamic dimensions are their names, or ``?``."""
+    """Inputs and outputs of a network; dynamic dimensions are ``?``, the ONNX file has names."""
     inputs = [network.get_input(number) for number in range(network.num_inputs)]
     outputs = [network.get_output(number) for number in range(network.num_outputs)]
     return [_spec(tensor) for tensor in inputs], [_spec(tensor) for tensor in outputs]
 
 
 def _spec(tensor: Any) -> TensorSpec:
-    shape = [
-        int(size) if size >= 0 else tensor.get_dimension_name(axis) or "?"
-        for axis, size in enumerate(tensor.shape)
-    ]
+    shape = [int(size) if size >= 0 else "?" for size in tensor.shape]
     return TensorSpec(name=tensor.name, dtype=type_name(tensor.dtype), shape=shape)
 
 
-def survey(
-    trt: Any, network: Any, operators: list[str]
-) -> tuple[dict[str, int], list[PluginLayer], list[str]]:
+@dataclass(frozen=True)
+class Survey:
     """What a parsed network consists of.
+
+    Attributes:
+        kinds: number of layers of every type.
+        plugins: the plugin layers.
+        expanded: nodes that became their body; None where the parser says that some did, but not
+            which (until 10.6).
+    """
+
+    kinds: dict[str, int]
+    plugins: list[PluginLayer]
+    expanded: list[str] | None
+
+
+def survey(trt: Any, network: Any, operators: Collection[str]) -> Survey:
+    """Look at all layers of a parsed network.
 
     Args:
         operators: the operators whose nodes to look for among expanded functions.
-
-    Returns:
-        Number of layers of every type; the plugin layers; names of the nodes of ``operators`` that
-        were expanded to their body.
     """
     kinds: Counter[str] = Counter()
     plugins: list[PluginLayer] = []
-    expanded: dict[str, None] = {}
-    for number in range(network.num_layers):
-        layer = network.get_layer(number)
+    expanded: dict[str | None, None] = {}
+    for layer in layers_of(network):
         kinds[layer.type.name.lower()] += 1
-        origin = _ORIGIN.search(layer.metadata or "")
+        found = origins(layer.metadata)
+        origin = found[0] if found else None
         if layer.type in (trt.LayerType.PLUGIN_V3, trt.LayerType.PLUGIN_V2):
-            name = origin["inner"] if origin and not origin["outer"] else layer.name
-            plugins.append(PluginLayer(node=name, dtype=type_name(layer.get_output(0).dtype)))
-        elif origin and origin["type"] in operators:
-            expanded[origin["outer"]] = None
-    return dict(kinds.most_common()), plugins, list(expanded)
+            named = origin is not None and origin.function is None and origin.node
+            dtype = type_name(layer.get_output(0).dtype)
+            plugins.append(PluginLayer(node=named or layer.name, dtype=dtype))
+        elif origin is not None and origin.function in operators:
+            expanded[origin.node] = None
+    names = None if None in expanded else [name for name in expanded if name is not None]
+    return Survey(dict(kinds.most_common()), plugins, names)
+
+
+def layers_of(network: Any) -> Iterator[Any]:
+    """The layers of a network."""
+    for number in range(network.num_layers):
+        yield network.get_layer(number)
+
+
+def mark(network: Any, extra_outputs: Sequence[str], debug_tensors: Sequence[str]) -> None:
+    """Let tensors out of the engine: as further outputs, or for a debug listener.
+
+    Args:
+        extra_outputs: names; one that is an output already stays what it is.
+
+    Raises:
+        EngineError: no layer computes a tensor of that name, or TensorRT cannot mark it.
+    """
+    if not extra_outputs and not debug_tensors:
+        return
+    tensors: dict[str, Any] = {}
+    for layer in layers_of(network):
+        for number in range(layer.num_outputs):
+            tensor = layer.get_output(number)
+            if tensor is not None and tensor.name not in tensors:
+                tensors[tensor.name] = tensor
+    asked = dict.fromkeys([*extra_outputs, *debug_tensors])
+    missing = [name for name in asked if name not in tensors]
+    if missing:
+        raise EngineError(
+            f"{len(missing)} of {len(asked)} tensors to let out are computed by no layer of the "
+            f"network:{listed(missing)}",
+            "Name outputs of nodes of the ONNX file; those of nodes that do nothing (Identity) "
+            "have no layer.",
+        )
+    for name in dict.fromkeys(extra_outputs):
+        if not tensors[name].is_network_output:
+            network.mark_output(tensors[name])
+    refused = [
+        name for name in dict.fromkeys(debug_tensors) if not network.mark_debug(tensors[name])
+    ]
+    if refused:
+        raise EngineError(
+            f"TensorRT cannot mark these as debug tensors:{listed(refused)}",
+            "Let them out as further outputs instead.",
+        )
 
 
 def check_plugin_layers(request: PluginRequest, layers: list[PluginLayer]) -> None:

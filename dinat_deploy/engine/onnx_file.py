@@ -1,21 +1,18 @@
 """What a builder must know of an ONNX file, read without the package onnx.
 
 The file is mapped and only its structure is visited: the weights of a 2 GB model are skipped, not
-read. The format is protobuf: a message is a sequence of fields, each a key (field number and wire
-type) and a value; the numbers are those of ``onnx.proto``.
+read. Field numbers are those of ``onnx.proto``.
 """
 
 from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from dinat_deploy.engine.protobuf import fields, messages, text, varint
 from dinat_deploy.errors import EngineError
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 # TensorProto.DataType
 _TYPES = {
@@ -64,7 +61,8 @@ class OnnxFile:
         inputs: without those that have an initializer.
         op_nodes: neighborhood attention nodes, in order.
         bodies: the operators among ours that the file brings a body for.
-        weights: number of floating-point weight values by element type.
+        weights: number of floating-point weight values by element type; TensorRT makes float32 of
+            double precision, which is counted in ``doubles``.
         quantized: whether QuantizeLinear or DequantizeLinear nodes occur.
         external: names of the files beside it that hold weights.
     """
@@ -77,6 +75,7 @@ class OnnxFile:
     weights: dict[str, int]
     quantized: bool
     external: tuple[str, ...]
+    doubles: int = 0
 
     @property
     def precision(self) -> str:
@@ -104,7 +103,8 @@ def read_onnx(path: Path) -> OnnxFile:
     except FileNotFoundError:
         raise EngineError(f"There is no ONNX file {path}.", "Check the path.") from None
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
-        raise EngineError(f"{path} is not an ONNX file: {error}.", "Check the path.") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise EngineError(f"{path} is not an ONNX file: {reason}.", "Check the path.") from None
     try:
         # Not closed by hand: it goes when the last view of it does.
         found = _model(path, memoryview(mapped))
@@ -113,6 +113,13 @@ def read_onnx(path: Path) -> OnnxFile:
             f"{path} is not an ONNX file: {error}.", "Check the path, or export again."
         ) from None
     for name in found.external:
+        place = PurePosixPath(name.replace("\\", "/"))
+        # ONNX demands it, and whoever copies or links the file relies on it.
+        if not place.parts or place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
+            raise EngineError(
+                f"{path} keeps weights in {name!r}, which is not below its own directory.",
+                "Save it again with its weights beside it.",
+            )
         if not (path.parent / name).is_file():
             raise EngineError(
                 f"{path} keeps weights in {name}, which is not beside it.",
@@ -121,58 +128,13 @@ def read_onnx(path: Path) -> OnnxFile:
     return found
 
 
-def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Numbers and values of a message's fields; strings, bytes and messages stay views."""
-    position = 0
-    while position < len(view):
-        key, position = _varint(view, position)
-        number, kind = key >> 3, key & 7
-        if kind == _VARINT:
-            value, position = _varint(view, position)
-            yield number, value
-            continue
-        if kind == _BYTES:
-            size, position = _varint(view, position)
-        elif kind in (_FIXED32, _FIXED64):
-            size = 4 if kind == _FIXED32 else 8
-        else:
-            raise ValueError(f"unknown wire type {kind}")
-        if number == 0 or position + size > len(view):
-            raise ValueError("it ends in the middle of a field")
-        yield number, view[position : position + size]
-        position += size
-
-
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
-        byte = view[position]
-        position += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number is too long")
-
-
-def _messages(view: memoryview, wanted: int) -> Iterator[memoryview]:
-    for number, value in _fields(view):
-        if number == wanted and isinstance(value, memoryview):
-            yield value
-
-
-def _text(value: int | memoryview) -> str:
-    return bytes(value).decode() if isinstance(value, memoryview) else ""
-
-
 def _texts(view: memoryview) -> dict[int, str]:
     """The last text of every length-delimited field that is valid UTF-8 (names, mostly)."""
     found: dict[int, str] = {}
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if isinstance(value, memoryview) and number in (1, 2, 3, 4, 7, 10):
             try:
-                found[number] = _text(value)
+                found[number] = text(value)
             except UnicodeDecodeError:
                 continue
     return found
@@ -181,7 +143,7 @@ def _texts(view: memoryview) -> dict[int, str]:
 def _model(path: Path, view: memoryview) -> OnnxFile:
     graph: memoryview | None = None
     bodies = set()
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 7 and isinstance(value, memoryview):
             graph = value
         elif number == 25 and isinstance(value, memoryview):
@@ -194,9 +156,10 @@ def _model(path: Path, view: memoryview) -> OnnxFile:
     inputs: list[GraphTensor] = []
     outputs: list[GraphTensor] = []
     weights: Counter[str] = Counter()
+    doubles = 0
     external: set[str] = set()
     initializers: set[str] = set()
-    for number, value in _fields(graph):
+    for number, value in fields(graph):
         if not isinstance(value, memoryview):
             continue
         if number == 1:
@@ -208,6 +171,8 @@ def _model(path: Path, view: memoryview) -> OnnxFile:
             external.update(files)
             if dtype in _FLOATING:
                 weights[dtype] += count
+            elif dtype == "double":
+                doubles += count
         elif number == 11:
             inputs.append(_value(value))
         elif number == 12:
@@ -223,6 +188,7 @@ def _model(path: Path, view: memoryview) -> OnnxFile:
         weights=dict(weights),
         quantized=any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in nodes),
         external=tuple(sorted(external)),
+        doubles=doubles,
     )
 
 
@@ -230,19 +196,19 @@ def _tensor(view: memoryview) -> tuple[str, str, int, set[str]]:
     """Name, element type, number of values and external files of a TensorProto."""
     name, dtype, count = "", "", 1
     files: set[str] = set()
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:  # dims, one by one or packed
             if isinstance(value, int):
                 count *= value
             else:
                 position = 0
                 while position < len(value):
-                    size, position = _varint(value, position)
+                    size, position = varint(value, position)
                     count *= size
         elif number == 2 and isinstance(value, int):
             dtype = _TYPES.get(value, f"type {value}")
         elif number == 8:
-            name = _text(value)
+            name = text(value)
         elif number == 13 and isinstance(value, memoryview):
             entry = _texts(value)  # StringStringEntryProto: key = 1, value = 2
             if entry.get(1) == "location":
@@ -254,23 +220,23 @@ def _value(view: memoryview) -> GraphTensor:
     """A ValueInfoProto: name = 1, type = 2 -> tensor_type = 1 -> elem_type = 1, shape = 2."""
     name, dtype = "", ""
     shape: list[int | str] = []
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1:
-            name = _text(value)
+            name = text(value)
         elif number == 2 and isinstance(value, memoryview):
-            for tensor in _messages(value, 1):
-                for field, entry in _fields(tensor):
+            for tensor in messages(value, 1):
+                for field, entry in fields(tensor):
                     if field == 1 and isinstance(entry, int):
                         dtype = _TYPES.get(entry, f"type {entry}")
                     elif field == 2 and isinstance(entry, memoryview):
-                        shape = [_dimension(dim) for dim in _messages(entry, 1)]
+                        shape = [_dimension(dim) for dim in messages(entry, 1)]
     return GraphTensor(name, dtype, tuple(shape))
 
 
 def _dimension(view: memoryview) -> int | str:
-    for number, value in _fields(view):
+    for number, value in fields(view):
         if number == 1 and isinstance(value, int):
             return value
         if number == 2:
-            return _text(value) or "?"
+            return text(value) or "?"
     return "?"

@@ -150,11 +150,15 @@ def _covered(library: Path, architectures: Sequence[str]) -> list[str]:
 def _missing_code(library: Path, architectures: Sequence[str]) -> Obstacle:
     info = library_info(library)
     missing = [entry for entry in architectures if not info.runs_on_gpu(int(entry))]
+    command = f"`dinat-deploy plugin build --arch {','.join(architectures)}`"
+    cause = (
+        f"the plugin library {library} has code for {', '.join(info.cuda_code) or 'no GPU'}, and "
+        f"the engine is wanted for compute capability {', '.join(missing)}"
+    )
+    if len(missing) == len(architectures):
+        return Obstacle(cause, f"Build the plugin again with {command}")
     return Obstacle(
-        f"the plugin library {library} has code for {', '.join(info.cuda_code)}, and the engine is "
-        f"wanted for compute capability {', '.join(missing)} too",
-        "Name fewer with --arch, or build the plugin again with "
-        f"`dinat-deploy plugin build --arch {','.join(architectures)}`",
+        f"{cause} too", f"Name fewer with --arch, or build the plugin again with {command}"
     )
 
 

@@ -21,10 +21,47 @@ from pathlib import Path
 from typing import Any
 
 import dinat_deploy
+from dinat_deploy.engine.builder import BuildOutcome, BuildTask
+from dinat_deploy.engine.messages import ProgressReceiver
 from dinat_deploy.errors import EngineError
+from dinat_deploy.files import scratch_directory
+from dinat_deploy.progress import Progress
 
 Message = dict[str, Any]
 _TAIL_LINES = 12
+
+
+def run_build(
+    module: str,
+    task: BuildTask,
+    progress: Progress,
+    environment: Mapping[str, str] | None = None,
+) -> BuildOutcome:
+    """Run a build in a worker process.
+
+    Args:
+        module: that is run as the worker.
+        environment: variables to set for it in addition.
+
+    Raises:
+        EngineError: what the worker says, or that it ended without a word.
+    """
+    outcome: dict[str, Any] = {}
+    with (
+        scratch_directory() as directory,
+        ProgressReceiver(progress) as receiver,
+    ):
+
+        def on_message(message: Message) -> None:
+            if message["kind"] == "failed":
+                raise EngineError(message["cause"], message["cure"])
+            if message["kind"] == "done":
+                outcome.update(message["outcome"])
+            receiver.receive(message)
+
+        log = directory / "stderr"
+        run_worker(module, task.model_dump_json(), log, on_message, environment)
+    return BuildOutcome.model_validate(outcome)
 
 
 def run_worker(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from dinat_deploy.engine import worker as worker_module
 from dinat_deploy.engine.builder import BuildOutcome, BuildTask, Obstacle
 from dinat_deploy.engine.devices import current_capability
-from dinat_deploy.engine.messages import ProgressReceiver
-from dinat_deploy.engine.process import run_worker
+from dinat_deploy.engine.options import check_tensorrt_rtx
+from dinat_deploy.engine.process import run_build
 from dinat_deploy.errors import EngineError
+from dinat_deploy.files import scratch_directory
 from dinat_deploy.progress import Progress
 from dinat_deploy.session.tensorrt_api import Flavor, installed_version, numbers
 
@@ -59,33 +57,19 @@ class TensorRtRtxBuilder:
             "Upgrade it with `pip install -U tensorrt-rtx`",
         )
 
+    def check(self, task: BuildTask) -> None:
+        check_tensorrt_rtx(task, self.version(), current_capability())
+
     def build(self, task: BuildTask, progress: Progress) -> BuildOutcome:
-        outcome: dict[str, Any] = {}
-
-        with (
-            tempfile.TemporaryDirectory(prefix="dinat-deploy-") as made,
-            ProgressReceiver(progress) as receiver,
-        ):
-            directory = Path(made)
-            links = directory / "lib"
-            links.mkdir()
-
-            def on_message(message: dict[str, Any]) -> None:
-                if message["kind"] == "failed":
-                    raise EngineError(message["cause"], message["cure"])
-                if message["kind"] == "done":
-                    outcome.update(message["outcome"])
-                receiver.receive(message)
-
-            # The worker explains what the links are for (worker.link_bare_name).
+        self.check(task)
+        # The worker explains what the links are for (worker.link_bare_name).
+        with scratch_directory() as links:
             search = [str(links), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
             environment = {
                 "LD_LIBRARY_PATH": os.pathsep.join(search),
                 worker_module.LINK_DIRECTORY: str(links),
             }
-            line = task.model_dump_json()
-            run_worker(self._worker, line, directory / "stderr", on_message, environment)
-        return BuildOutcome.model_validate(outcome)
+            return run_build(self._worker, task, progress, environment)
 
 
 def _architecture(text: str) -> str:

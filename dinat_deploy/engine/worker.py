@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dinat_deploy.engine import network as shared
-from dinat_deploy.engine.builder import BuildOutcome, BuildTask
+from dinat_deploy.engine import timing_cache
+from dinat_deploy.engine.builder import BuildOutcome, BuildTask, EngineLayer, PluginRequest
+from dinat_deploy.engine.configuration import configure
+from dinat_deploy.engine.devices import current_gpu
+from dinat_deploy.engine.inspector import inspect_engine
+from dinat_deploy.engine.measured import MeasuredTimes
 from dinat_deploy.engine.messages import Channel
-from dinat_deploy.engine.onnx_file import OP_TYPES
+from dinat_deploy.engine.onnx_file import OP_TYPES, read_onnx
 from dinat_deploy.errors import DinatDeployError, EngineError
 from dinat_deploy.session import tensorrt_api as api
 
@@ -56,73 +61,101 @@ def build(task: BuildTask, channel: Channel) -> BuildOutcome:
     channel.send("stage", name="Parsing the ONNX file")
     started = time.monotonic()
     if task.plugin is not None:
-        link_bare_name(Path(os.environ[LINK_DIRECTORY]))
-        api.load_plugin(
-            builder.get_plugin_registry(),
-            task.plugin.library,
-            task.plugin.operators,
-            log,
-            namespace=task.plugin.namespace,
-            version=task.plugin.version,
-        )
-    # TensorRT-RTX has no other networks than strongly typed ones; older releases want to be told.
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
+        if task.flavor == "tensorrt-rtx":
+            link_bare_name(Path(os.environ[LINK_DIRECTORY]))
+        _load_plugin(task.plugin, builder.get_plugin_registry(), log)
+    network = builder.create_network(api.network_flags(trt))
     parser = shared.parse(trt, network, logger, log, task.model)
-    layers, plugin_layers, body_nodes = shared.survey(trt, network, list(OP_TYPES))
+    survey = shared.survey(trt, network, OP_TYPES)
     if task.plugin is not None:
-        shared.check_plugin_layers(task.plugin, plugin_layers)
+        shared.check_plugin_layers(task.plugin, survey.plugins)
+    shared.mark(network, task.extra_outputs, task.debug_tensors)
     inputs, outputs = shared.tensors(network)
     parsed = time.monotonic()
 
     channel.send("stage", name="Building the engine")
-    config = configure(trt, builder, task)
+    config, dla_unsupported = configure(trt, builder, network, task)
+    times = None
+    if task.timing_cache is not None:
+        times = MeasuredTimes(config, timing_cache.load(task.timing_cache))
+    hits = times.hits if times is not None else None
     config.progress_monitor = shared.make_monitor(trt, channel)
     plan = builder.build_serialized_network(network, config)
-    del parser
     if plan is None:
         raise EngineError(
-            "TensorRT-RTX could not build the engine." + api.listed(log.errors),
+            f"{api.TITLES[task.flavor]} could not build the engine." + api.listed(log.errors),
             "--verbose-log FILE records everything that it says.",
         )
+    built = time.monotonic()
     channel.send("stage", name="Writing the plan")
     with task.plan.open("wb") as stream:
         stream.write(plan)
+    notes: list[str] = []
+    if times is not None and task.timing_cache is not None:
+        notes += timing_cache.store(task.timing_cache, times.data(), times.merge)
+    # The engine is loaded next, which needs their memory; the parser owns the weights.
+    del times, config, network, parser, builder
+    gpu = current_gpu() if task.flavor == "tensorrt" else None
     return BuildOutcome(
         version=trt.__version__,
+        gpu=gpu,
+        engine_layers=_engine_layers(trt, task, plan, logger, log, notes) if gpu else None,
+        dla_unsupported=dla_unsupported,
+        timing_cache_hits=hits,
         inputs=inputs,
         outputs=outputs,
-        layers=layers,
-        plugin_layers=plugin_layers,
-        body_nodes=body_nodes,
+        layers=survey.kinds,
+        plugin_layers=survey.plugins,
+        body_nodes=_body_nodes(survey, task.model),
         parse_seconds=round(parsed - started, 3),
-        build_seconds=round(time.monotonic() - parsed, 3),
+        build_seconds=round(built - parsed, 3),
         peak_memory=_peak_memory(),
-        warnings=list(log.warnings),
+        warnings=[*log.warnings, *notes],
     )
 
 
-def configure(trt: Any, builder: Any, task: BuildTask) -> Any:
-    """The builder's configuration for a task."""
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = len(task.architectures)
-    for number, architecture in enumerate(task.architectures):
-        capability = getattr(trt.ComputeCapability, f"SM{architecture}", None)
-        if capability is None:
-            raise EngineError(
-                f"TensorRT-RTX {trt.__version__} cannot build for compute capability "
-                f"{architecture}.",
-                "Upgrade it with `pip install -U tensorrt-rtx`, or leave it out of --arch.",
-            )
-        config.set_compute_capability(capability, number)
-    if task.options.optimization_level is not None:
-        config.builder_optimization_level = task.options.optimization_level
-    if task.options.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, task.options.workspace_mib << 20)
-    if task.plugin is not None and task.plugin.embed:
-        config.plugins_to_serialize = [str(task.plugin.library)]
-    shared.add_profiles(builder, config, task.profiles)
-    return config
+def _load_plugin(request: PluginRequest, registry: Any, log: api.Log) -> None:
+    api.load_plugin(
+        registry,
+        request.library,
+        request.operators,
+        log,
+        namespace=request.namespace,
+        version=request.version,
+    )
+
+
+def _body_nodes(survey: shared.Survey, model: Path) -> list[str]:
+    """The attention nodes that were replaced by their body."""
+    if survey.expanded is not None:
+        return survey.expanded
+    # The parser says only that there are some: all that are no plugin layers.
+    became = {layer.node for layer in survey.plugins}
+    return [node.name for node in read_onnx(model).op_nodes if node.name not in became]
+
+
+def _engine_layers(
+    trt: Any, task: BuildTask, plan: Any, logger: Any, log: api.Log, notes: list[str]
+) -> list[EngineLayer] | None:
+    """What the finished engine consists of; None, with a note, if it cannot be loaded."""
+    try:
+        runtime = trt.Runtime(logger)
+        options, plugin = task.options, task.plugin
+        embedded = plugin is not None and plugin.embed
+        # It was made here a moment ago.
+        runtime.engine_host_code_allowed = embedded or options.version_compatible
+        if options.dla_core is not None:
+            runtime.DLA_core = options.dla_core
+        if plugin is not None and not embedded:
+            _load_plugin(plugin, runtime.get_plugin_registry(), log)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is not None:
+            return inspect_engine(trt, engine)
+        reason = api.listed(log.errors) or " TensorRT does not say why."
+    except EngineError as error:
+        reason = f" {error.cause}"
+    notes.append(f"The layers of the finished engine cannot be listed:{reason}")
+    return None
 
 
 def _peak_memory() -> int | None:

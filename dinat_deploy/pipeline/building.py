@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import platform
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinat_deploy.bundle import MODEL, Bundle, TensorSpec, is_bundle, open_bundle
-from dinat_deploy.engine.builder import (
-    PLAN,
-    BuilderOptions,
-    BuildOutcome,
-    BuildTask,
-    EngineBuilder,
-    PluginRequest,
-)
+from dinat_deploy.bundle import TensorSpec
+from dinat_deploy.engine import trust
+from dinat_deploy.engine.builder import PLAN, BuilderOptions, BuildOutcome, PluginRequest
 from dinat_deploy.engine.manifest import (
     MANIFEST,
     EngineManifest,
@@ -29,55 +24,19 @@ from dinat_deploy.engine.manifest import (
     is_engine,
     onnx_source,
 )
-from dinat_deploy.engine.onnx_file import GraphTensor, OnnxFile, read_onnx
-from dinat_deploy.engine.plugin_choice import PluginWish, Targets, choose_plugin, library_version
-from dinat_deploy.engine.profiles import (
-    Profile,
-    check_profile,
-    default_profile,
-    describe_profile,
-    parse_profile,
-)
-from dinat_deploy.engine.tensorrt_rtx import TensorRtRtxBuilder
-from dinat_deploy.errors import ConfigError, OutputError
+from dinat_deploy.engine.onnx_file import GraphTensor
+from dinat_deploy.engine.plugin_choice import library_version
+from dinat_deploy.engine.profiles import Profile
+from dinat_deploy.engine.strip_body import strip_body
+from dinat_deploy.errors import OutputError
 from dinat_deploy.files import sha256, whole_directory
+from dinat_deploy.pipeline.build_plan import BuildPlan, TapKind, builder_for, plan_build
 from dinat_deploy.progress import Progress, Silent
-from dinat_deploy.session.tensorrt_api import Flavor
 
+__all__ = ["BuildPlan", "BuildReport", "BuilderOptions", "build", "plan_build"]
 
-@dataclass(frozen=True)
-class BuildPlan:
-    """What ``build`` is going to do.
-
-    Attributes:
-        output: directory of the engine.
-        model: the ONNX file.
-        bundle: the bundle that it belongs to, if any.
-        task: what the builder will be told, except for the place of the plan.
-        notes: choices that were made and that the user should know.
-    """
-
-    output: Path
-    model: OnnxFile
-    bundle: Bundle | None
-    flavor: Flavor
-    version: str
-    task: BuildTask
-    notes: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        task = self.task.model_dump(mode="json", exclude={"plan", "model"})
-        return {
-            "output": str(self.output),
-            "model": str(self.model.path),
-            "bundle": str(self.bundle.path) if self.bundle else None,
-            "backend": self.flavor,
-            "version": self.version,
-            "precision": self.model.precision,
-            "op_nodes": len(self.model.op_nodes),
-            "notes": self.notes,
-            **task,
-        }
+# Within the directory that becomes the engine: the same disk, and gone with it after a crash.
+_STRIPPED = ".stripped"
 
 
 @dataclass(frozen=True)
@@ -89,6 +48,8 @@ class BuildReport:
         manifest: content of its ``engine.json``.
         seconds: wall time of the whole; ``parse_seconds`` and ``build_seconds`` of its main parts.
         peak_memory: of the builder's process, in bytes; None where the system does not tell.
+        timing_cache: file of measured kernel times; ``timing_cache_hits`` whether the builder found
+            any in it. None without one.
         notes: choices that were made.
         warnings: what TensorRT warned of.
     """
@@ -99,6 +60,8 @@ class BuildReport:
     parse_seconds: float
     build_seconds: float
     peak_memory: int | None
+    timing_cache: Path | None
+    timing_cache_hits: bool | None
     notes: list[str]
     warnings: list[str]
 
@@ -109,67 +72,29 @@ class BuildReport:
             "parse_seconds": self.parse_seconds,
             "build_seconds": self.build_seconds,
             "peak_memory": self.peak_memory,
+            "timing_cache": str(self.timing_cache) if self.timing_cache else None,
+            "timing_cache_hits": self.timing_cache_hits,
             "notes": self.notes,
             "warnings": self.warnings,
             "manifest": self.manifest.model_dump(mode="json"),
         }
 
 
-def plan_build(
-    model: str | Path,
-    output: str | Path | None = None,
-    *,
-    backend: str,
-    plugin: bool | None = None,
-    plugin_library: str | Path | None = None,
-    embed_plugin: bool = False,
-    profiles: Sequence[str | Profile] = (),
-    architectures: Sequence[str] = (),
-    optimization_level: int | None = None,
-    workspace_mib: int | None = None,
-    verbose_log: str | Path | None = None,
-) -> BuildPlan:
-    """Check everything that can be checked without a builder; arguments as of :func:`build`."""
-    _check_limits(optimization_level, workspace_mib)
-    # A string is a sequence of strings too, and its letters are not what was meant.
-    if isinstance(architectures, str):
-        architectures = architectures.split(",")
-    if isinstance(profiles, str):
-        profiles = [profiles]
-    builder = _builder(backend)
-    version = builder.version()
-    path, bundle = _find(Path(model))
-    onnx = read_onnx(path)
-    notes: list[str] = []
-    targets = Targets(builder.architectures(architectures), named=bool(architectures))
-    wish = PluginWish(plugin, Path(plugin_library) if plugin_library else None, embed_plugin)
-    request, covered = choose_plugin(onnx, wish, targets, builder.plugin_obstacle(), notes)
-    task = BuildTask(
-        flavor=builder.flavor,
-        model=path.absolute(),
-        plan=Path(PLAN),
-        plugin=request,
-        profiles=_profiles(onnx, bundle, profiles, notes),
-        architectures=covered,
-        options=BuilderOptions(optimization_level=optimization_level, workspace_mib=workspace_mib),
-        verbose_log=_log_place(verbose_log),
-    )
-    target = Path(output) if output else _default_output(path, bundle, backend, onnx, request)
-    return BuildPlan(target, onnx, bundle, builder.flavor, version, task, notes)
-
-
 def build(
     model: str | Path,
     output: str | Path | None = None,
     *,
-    backend: str,
+    backend: str | None = None,
+    options: BuilderOptions | None = None,
     plugin: bool | None = None,
     plugin_library: str | Path | None = None,
     embed_plugin: bool = False,
-    profiles: Sequence[str | Profile] = (),
-    architectures: Sequence[str] = (),
+    profiles: str | Sequence[str | Profile] = (),
+    architectures: str | Sequence[str] = (),
     optimization_level: int | None = None,
     workspace_mib: int | None = None,
+    timing_cache: str | Path | bool | None = None,
+    taps: TapKind = "none",
     verbose_log: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -179,7 +104,11 @@ def build(
         model: a bundle, or an ONNX file.
         output: directory of the engine; an older engine there is replaced. By default
             ``engines/NAME`` in the bundle, or ``STEM.engines/NAME`` beside the ONNX file.
-        backend: ``tensorrt-rtx``.
+        backend: ``tensorrt``, which builds for the GPU at hand, or ``tensorrt-rtx``, which builds
+            ahead of time and needs none. By default the first if it is installed and there is a
+            GPU, else the second.
+        options: what the builder is asked for
+            (:class:`dinat_deploy.engine.builder.BuilderOptions`).
         plugin: use the plugin for attention (True), the operator's body in standard operators
             (False), or the plugin if its library is found (None).
         plugin_library: the plugin library, instead of the one that is found; implies ``plugin``.
@@ -188,8 +117,13 @@ def build(
             one entry for each optimisation profile. By default one profile from the bundle.
         architectures: compute capabilities to build for, like ``["86", "89"]`` or ``"86,89"``. By
             default the backend's usual ones, as far as the plugin library has code for them.
-        optimization_level: 0 (fast build) to 5.
-        workspace_mib: bound of the engine's scratch memory, in MiB.
+        optimization_level: 0 (fast build) to 5; as in ``options``.
+        workspace_mib: bound of the engine's scratch memory, in MiB; as in ``options``.
+        timing_cache: file of measured kernel times to use and add to (TensorRT only); None for the
+            user's own, which is shared by all builds with this TensorRT on this kind of GPU; False
+            for none.
+        taps: let the engine give out the outputs of the model's transformer layers too, as further
+            ``outputs`` or to a ``debug`` listener; needs a bundle.
         verbose_log: file for everything the builder says.
 
     Returns:
@@ -197,8 +131,9 @@ def build(
 
     Raises:
         DinatDeployError: any of its subclasses; nothing is written then.
-        EngineError: the model, a profile or an architecture is refused, the plugin is missing, not
-            all attention nodes became layers of the plugin, or the builder failed or crashed.
+        EngineError: the model, a profile, an option or an architecture is refused, the plugin is
+            missing, not all attention nodes became layers of the plugin, or the builder failed or
+            crashed.
     """
     progress = progress or Silent()
     started = time.monotonic()
@@ -206,6 +141,7 @@ def build(
         model,
         output,
         backend=backend,
+        options=options,
         plugin=plugin,
         plugin_library=plugin_library,
         embed_plugin=embed_plugin,
@@ -213,18 +149,28 @@ def build(
         architectures=architectures,
         optimization_level=optimization_level,
         workspace_mib=workspace_mib,
+        timing_cache=timing_cache,
+        taps=taps,
         verbose_log=verbose_log,
     )
     for note in plan.notes:
         progress.note(note)
     with whole_directory(plan.output, replaceable=is_engine) as partial:
+        update: dict[str, Any] = {"plan": (partial / PLAN).absolute()}
         with progress.stage("Reading the ONNX file"):
             source = _source(plan)
-        task = plan.task.model_copy(update={"plan": (partial / PLAN).absolute()})
-        outcome = _builder(backend).build(task, progress)
+            if plan.strip_body:
+                stripped = (partial / _STRIPPED).absolute()
+                update["model"] = strip_body(plan.task.model, stripped, plan.model.external)
+        builder = builder_for(plan.flavor)
+        outcome = builder.build(plan.task.model_copy(update=update), progress)
         with progress.stage("Writing the manifest"):
+            shutil.rmtree(partial / _STRIPPED, ignore_errors=True)
             manifest = _manifest(plan, source, outcome, partial / PLAN)
             (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    notes = [*plan.notes, *_remember(manifest, plan.output / PLAN)]
+    for note in notes[len(plan.notes) :]:
+        progress.note(note)
     return BuildReport(
         path=plan.output,
         manifest=manifest,
@@ -232,82 +178,32 @@ def build(
         parse_seconds=outcome.parse_seconds,
         build_seconds=outcome.build_seconds,
         peak_memory=outcome.peak_memory,
-        notes=plan.notes,
+        timing_cache=plan.task.timing_cache,
+        timing_cache_hits=outcome.timing_cache_hits,
+        notes=notes,
         warnings=outcome.warnings,
     )
 
 
-def _builder(backend: str) -> EngineBuilder:
-    if backend == "tensorrt-rtx":
-        return TensorRtRtxBuilder()
-    raise ConfigError(f"Unknown backend {backend!r}.", "Use tensorrt-rtx.")
-
-
-def _check_limits(optimization_level: int | None, workspace_mib: int | None) -> None:
-    if optimization_level is not None and not 0 <= optimization_level <= 5:
-        raise ConfigError(
-            f"The optimization level is {optimization_level}; expected 0 to 5.", "Change it."
-        )
-    if workspace_mib is not None and workspace_mib < 1:
-        raise ConfigError(
-            f"The workspace is {workspace_mib} MiB; expected 1 or more.", "Change it."
-        )
-
-
-def _find(model: Path) -> tuple[Path, Bundle | None]:
-    """The ONNX file, and its bundle if it is in one."""
-    if model.is_dir() or (model.name == MODEL and is_bundle(model.parent)):
-        bundle = open_bundle(model if model.is_dir() else model.parent)
-        bundle.check_model()
-        return bundle.model_path, bundle
-    return model, None
-
-
-def _profiles(
-    onnx: OnnxFile, bundle: Bundle | None, given: Sequence[str | Profile], notes: list[str]
-) -> list[Profile]:
-    bounds = bundle.manifest.graph.size_range if bundle else None
-    if given:
-        parsed = [parse_profile(entry) if isinstance(entry, str) else entry for entry in given]
-        return [found for entry in parsed if (found := check_profile(entry, onnx.inputs, bounds))]
-    size = bundle.manifest.config.image_size if bundle else None
-    profile = default_profile(onnx.inputs, size, bounds)
-    if not profile:
+def _remember(manifest: EngineManifest, plan: Path) -> list[str]:
+    """Record a plan with host code as built here, so that it may run here."""
+    if not manifest.host_code:
         return []
-    notes.append(
-        f"No --profile given; the engine will take {describe_profile(profile)} "
-        "(smallest:best:largest shape)."
-    )
-    return [profile]
-
-
-def _log_place(path: str | Path | None) -> Path | None:
-    if path is None:
-        return None
-    place = Path(path).absolute()
-    # Only looked at: a dry run must not leave a file.
-    if place.is_dir() or not os.access(place if place.exists() else place.parent, os.W_OK):
-        raise OutputError(f"{place} cannot be written.", "Choose another --verbose-log.")
-    return place
-
-
-def _default_output(
-    model: Path,
-    bundle: Bundle | None,
-    backend: str,
-    onnx: OnnxFile,
-    request: PluginRequest | None,
-) -> Path:
-    kind = "" if not onnx.op_nodes else "-plugin" if request else "-body"
-    parent = bundle.path / "engines" if bundle else model.parent / f"{model.stem}.engines"
-    return parent / (backend + kind)
+    try:
+        trust.remember(manifest.plan.sha256, plan, "built")
+    except OutputError as error:
+        return [f"To run the engine will take --trust: {error.cause}"]
+    return []
 
 
 def _source(plan: BuildPlan) -> OnnxSource:
     if plan.bundle is not None and not plan.model.external:
         # Its digest was compared when the bundle was found.
-        return OnnxSource(file=MODEL, sha256=plan.bundle.manifest.graph.sha256)
-    return onnx_source(plan.model.path, plan.model.external)
+        file = plan.model.path.name
+        source = OnnxSource(file=file, sha256=plan.bundle.digest(file))
+    else:
+        source = onnx_source(plan.model.path, plan.model.external)
+    return source.model_copy(update={"body_stripped": plan.strip_body})
 
 
 def _manifest(
@@ -316,8 +212,14 @@ def _manifest(
     task = plan.task
     return EngineManifest(
         model=plan.bundle.manifest.name if plan.bundle else None,
-        runtime=Runtime(flavor=plan.flavor, version=outcome.version),
+        runtime=Runtime(
+            flavor=plan.flavor,
+            version=outcome.version,
+            platform=f"{platform.system()} {platform.machine()}",
+        ),
         architectures=task.architectures,
+        gpu=outcome.gpu,
+        host_code=_host_code(plan, file),
         precision=plan.model.precision,
         inputs=_named(outcome.inputs, plan.model.inputs),
         outputs=_named(outcome.outputs, plan.model.outputs),
@@ -326,10 +228,28 @@ def _manifest(
         onnx=source,
         plugin=_plugin_info(task.plugin),
         layers=LayerInfo(
-            types=outcome.layers, plugin=outcome.plugin_layers, body=outcome.body_nodes
+            types=outcome.layers,
+            plugin=outcome.plugin_layers,
+            body=outcome.body_nodes,
+            engine=outcome.engine_layers,
+            dla_unsupported=outcome.dla_unsupported,
         ),
+        taps=plan.taps,
         plan=PlanInfo(file=PLAN, sha256=sha256(file), bytes=file.stat().st_size),
     )
+
+
+def _host_code(plan: BuildPlan, file: Path) -> list[str]:
+    """What in the plan runs on the processor: by what was asked for, or by what is inside."""
+    task = plan.task
+    reasons = []
+    if task.plugin is not None and task.plugin.embed:
+        reasons.append(f"the plugin library {task.plugin.library.name}")
+    if task.options.version_compatible:
+        reasons.append(f"the lean runtime of TensorRT {plan.version}")
+    if not reasons:
+        reasons += [f"a library for {entry}" for entry in trust.libraries_inside(file)[:1]]
+    return reasons
 
 
 def _named(tensors: Sequence[TensorSpec], originals: Sequence[GraphTensor]) -> list[TensorSpec]:

@@ -116,6 +116,14 @@ def test_a_dry_run_in_json(command: Command, bundle: Path, tmp_path: Path) -> No
         (["--profile", "x=1"], "Error: The profile names an input x; the model has image [1 x 3"),
         (["--profile", "image=2x3x64x64"], "has 2 at dimension 0; the input image"),
         (["--verbose-log", "/no/where/log"], "/no/where/log cannot be written"),
+        (["--timing-cache", "t.cache"], "Error: TensorRT-RTX has no timing cache: it times no"),
+        (["--version-compatible"], "builds no version compatible plans"),
+        (["--hardware-compatibility", "ampere+"], "has no hardware compatibility"),
+        (["--dla-core", "0"], "has no DLA"),
+        (["--refit"], "needs a GPU to build an engine whose weights can be replaced"),
+        (["--strip-weights"], "needs a GPU to build an engine whose weights can be replaced"),
+        (["--no-gpu-fallback"], "Error: --no-gpu-fallback is about what the deep learning"),
+        (["--backend", "tensorrt"], "Error: This needs the Python package of TensorRT, tensorrt"),
     ],
 )
 def test_mistakes_exit_with_2_and_say_cause_and_cure(
@@ -131,6 +139,24 @@ def test_mistakes_exit_with_2_and_say_cause_and_cure(
     assert message in failed.err
     assert "Traceback" not in failed.err
     assert not (bundle / "engines").exists()
+
+
+def test_every_option_reaches_the_plan(command: Command, bundle: Path) -> None:
+    shown = command(
+        *FAST, bundle, "--dry-run", "--tf32", "--workspace", "64", "--taps", "debug",
+        "--no-timing-cache",
+    )  # fmt: skip
+    assert shown.status == 0
+    assert "options: optimization level 0, workspace mib 64, tf32 True" in shown.out
+    assert "4 layers let out (debug)" in shown.out
+    assert "tensorrt-rtx-body-debug" in shown.out
+
+
+def test_without_a_backend_the_choice_is_said(command: Command, bundle: Path) -> None:
+    shown = command("build", bundle, "--dry-run", "--json")
+    plan = json.loads(shown.out)
+    assert plan["backend"] == "tensorrt-rtx"
+    assert plan["notes"][0].startswith("No --backend given: TensorRT-RTX 1.")
 
 
 def test_mistakes_in_json(command: Command, tmp_path: Path) -> None:
@@ -155,11 +181,21 @@ def test_names_that_the_system_refuses_are_errors_without_a_traceback(command: C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "m.onnx"], "Missing option '--backend'"),
         ([*BUILD], "Missing argument 'BUNDLE|MODEL.onnx'"),
         ([*BUILD, "m.onnx", "--optimization-level", "6"], "6 is not in the range 0<=x<=5"),
         ([*BUILD, "m.onnx", "--workspace", "0"], "0 is not in the range x>=1"),
-        (["build", "m.onnx", "--backend", "openvino"], "'openvino' is not 'tensorrt-rtx'"),
+        (
+            ["build", "m.onnx", "--backend", "openvino"],
+            "'openvino' is not one of 'tensorrt', 'tensorrt-rtx'",
+        ),
+        ([*BUILD, "m.onnx", "--plugin", "--no-plugin"], "--plugin and --no-plugin contradict"),
+        (
+            [*BUILD, "m.onnx", "--timing-cache", "f", "--no-timing-cache"],
+            "--timing-cache and --no-timing-cache contradict",
+        ),
+        ([*BUILD, "m.onnx", "--hardware-compatibility", "all"], "'all' is not one of 'none'"),
+        ([*BUILD, "m.onnx", "--dla-core", "-1"], "-1 is not in the range x>=0"),
+        ([*BUILD, "m.onnx", "--taps", "some"], "'some' is not one of 'none', 'outputs', 'debug'"),
     ],
 )
 def test_malformed_arguments_exit_with_2(
@@ -175,6 +211,12 @@ def test_help_explains_profiles_and_targets(command: Command) -> None:
     assert shown.status == 0
     for text in ("NAME=MIN:OPT:MAX[,...]", "--embed-plugin", "80,86,89,120", "engine.json"):
         assert text in shown.out
+    for option in (
+        "--optimization-level", "--workspace", "--hardware-compatibility", "--version-compatible",
+        "--refit", "--strip-weights", "--tf32", "--dla-core", "--no-gpu-fallback", "--timing-cache",
+        "--no-timing-cache", "--taps",
+    ):  # fmt: skip
+        assert f"{option} " in shown.out
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 
@@ -9,9 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from dinat_deploy.pipeline.exporting import export
-from dinat_deploy.pipeline.sources import ModelRequest
-from tests.plugins.conftest import TargetBuilder, cuda_build, cuda_target
+from tests.engine.nvidia_bindings import Bindings, bindings
+from tests.plugins.conftest import TargetBuilder, cuda_build, cuda_target, shared_folder
 
 __all__ = ["cuda_build", "cuda_target"]  # fixtures, used by name
 
@@ -34,18 +35,18 @@ def _no_plugin_library_of_this_machine(
 
 
 @pytest.fixture(scope="session")
-def dynamic_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_config_file: Path) -> Path:
-    """A bundle of one layer with dynamic batch and size. Do not change it."""
-    place = tmp_path_factory.mktemp("out") / "dynamic"
-    request = ModelRequest(config=tiny_config_file, depths=(1,), num_heads=(2,), dilations="4")
-    export(request, place, dynamic=["batch", "size"], size_range=(48, 96), verify=False)
-    return place
-
-
-@pytest.fixture(scope="session")
 def plugin_library(cuda_target: TargetBuilder) -> Path:
     """The TensorRT plugin; the test is skipped without a CUDA compiler."""
     return cuda_target("dinat_tensorrt")
+
+
+@pytest.fixture(scope="session")
+def nvidia(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bindings]:
+    """Gives NVIDIA's Python bindings of a release of TensorRT; see nvidia_bindings.py."""
+    chosen = os.environ.get("DINAT_BINDINGS_DIR")
+    folder = Path(chosen) if chosen else shared_folder(tmp_path_factory) / "bindings"
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda release, **options: bindings(release, folder, **options)
 
 
 @pytest.fixture

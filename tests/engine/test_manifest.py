@@ -1,4 +1,4 @@
-"""engine.json: what it records, and that every change to an engine is noticed before its use."""
+"""engine.json: what it records, and that changes to an engine's files are noticed."""
 
 from __future__ import annotations
 
@@ -7,80 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from dinat_deploy.bundle import TensorSpec
-from dinat_deploy.engine.builder import BuilderOptions, PluginLayer
-from dinat_deploy.engine.manifest import (
-    Engine,
-    EngineManifest,
-    LayerInfo,
-    OnnxSource,
-    PlanInfo,
-    PluginInfo,
-    Runtime,
-    is_engine,
-    onnx_source,
-    open_engine,
-)
-from dinat_deploy.engine.profiles import parse_profile
+from dinat_deploy.engine.builder import BuilderOptions
+from dinat_deploy.engine.manifest import Engine, OnnxSource, is_engine, onnx_source, open_engine
 from dinat_deploy.errors import EngineError
 from dinat_deploy.files import sha256
+from tests.engine.engines import library_in, model_in, write_engine
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(b"an ONNX file")
-    (tmp_path / "model.onnx.data").write_bytes(b"weights")
-    return path
+    return model_in(tmp_path)
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Path:
-    path = tmp_path / "libdinat_tensorrt.so"
-    path.write_bytes(b"a plugin")
-    return path
+def engine(tmp_path: Path, model: Path) -> Engine:
+    return write_engine(tmp_path / "engine", model, library_in(tmp_path))
 
 
-@pytest.fixture
-def engine(tmp_path: Path, model: Path, library: Path) -> Engine:
-    folder = tmp_path / "engine"
-    folder.mkdir()
-    plan = folder / "model.plan"
-    plan.write_bytes(b"ftrt" + bytes(1000))
-    manifest = EngineManifest(
-        model="dinat_mini",
-        runtime=Runtime(flavor="tensorrt-rtx", version="1.7.1.116"),
-        architectures=["86", "89"],
-        precision="float16",
-        inputs=[TensorSpec(name="image", dtype="float", shape=["batch", 3, 64, 64])],
-        outputs=[TensorSpec(name="logits", dtype="float", shape=["batch", 10])],
-        profiles=[parse_profile("image=1x3x64x64:2x3x64x64:4x3x64x64")],
-        options=BuilderOptions(optimization_level=2),
-        onnx=onnx_source(model, ("model.onnx.data",)),
-        plugin=PluginInfo(
-            operators=["NeighborhoodAttention2D"], namespace="dinat", version="1",
-            library=library.name, library_version="0.1.0", sha256=sha256(library), embedded=False,
-        ),
-        layers=LayerInfo(
-            types={"plugin_v3": 1}, plugin=[PluginLayer(node="a", dtype="float16")], body=[]
-        ),
-        plan=PlanInfo(file="model.plan", sha256=sha256(plan), bytes=plan.stat().st_size),
-    )  # fmt: skip
-    (folder / "engine.json").write_text(manifest.to_json())
-    return open_engine(folder)
-
-
-def test_what_is_written_is_read_and_passes_all_checks(
-    engine: Engine, model: Path, library: Path
-) -> None:
+def test_what_is_written_is_read_and_passes_all_checks(engine: Engine, model: Path) -> None:
     assert engine.manifest.created_by.startswith("dinat-deploy ")
     assert engine.manifest.profiles[0]["image"].opt == (2, 3, 64, 64)
     assert engine.manifest.options == BuilderOptions(optimization_level=2, workspace_mib=None)
     assert open_engine(engine.path).manifest == engine.manifest
     assert is_engine(engine.path)
-    engine.check_plan()
+    assert engine.check_plan() == sha256(engine.plan_path)
     engine.check_onnx(model)
-    engine.check_plugin(library)
 
 
 def test_a_changed_plan_is_noticed(engine: Engine) -> None:
@@ -88,46 +39,57 @@ def test_a_changed_plan_is_noticed(engine: Engine) -> None:
     content[500] ^= 1
     engine.plan_path.write_bytes(content)
     with pytest.raises(
-        EngineError, match=r"model\.plan has SHA-256 .*engine\.json was written for"
+        EngineError, match=r"model\.plan was changed .*engine\.json was written for"
     ):
         engine.check_plan()
     engine.plan_path.write_bytes(content[:-1])
     with pytest.raises(EngineError, match=r"has 1003 bytes, and engine\.json was written for 1004"):
         engine.check_plan()
-    engine.plan_path.unlink()
-    with pytest.raises(EngineError, match=r"has no model\.plan") as caught:
+    engine.plan_path.write_bytes(content + b"more")
+    with pytest.raises(EngineError, match=r"has 1008 bytes, and engine\.json was written for 1004"):
         engine.check_plan()
-    assert "dinat-deploy build ... --backend tensorrt-rtx" in caught.value.cure
+    engine.plan_path.unlink()
+    with pytest.raises(EngineError, match=r"has no model\.plan"):
+        engine.check_plan()
 
 
-@pytest.mark.parametrize("changed", ["model.onnx", "model.onnx.data"])
-def test_another_onnx_file_is_noticed(changed: str, engine: Engine, model: Path) -> None:
+def test_what_helps_names_the_command_and_the_places(tmp_path: Path, model: Path) -> None:
+    """Where build puts engines by default, the model is known; elsewhere the output is named."""
+    apart = write_engine(tmp_path / "my engine", model)
+    assert apart.model_path is None
+    assert apart.rebuild() == (
+        "Build it again: `dinat-deploy build model.onnx --backend tensorrt-rtx --output "
+        f"'{tmp_path / 'my engine'}'`."
+    )
+    beside = write_engine(tmp_path / "model.engines" / "tensorrt-rtx", model)
+    assert beside.model_path == model
+    assert beside.rebuild("--arch", "86") == (
+        f"Build it again: `dinat-deploy build {model} --backend tensorrt-rtx --arch 86`."
+    )
+    in_folder = write_engine(tmp_path / "engines" / "tensorrt-rtx", model)
+    assert in_folder.model_path is None  # not a bundle yet
+    (tmp_path / "model.json").write_text('{"format_version": 1}')
+    assert in_folder.model_path == model
+    model.unlink()
+    assert beside.model_path is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("model.onnx", "was built from an ONNX file with SHA-256"),
+        ("model.onnx.data", "was built from an ONNX file with weights of SHA-256"),
+    ],
+)
+def test_another_onnx_file_is_noticed(
+    changed: str, message: str, engine: Engine, model: Path
+) -> None:
     (model.parent / changed).write_bytes(b"something else")
-    with pytest.raises(EngineError, match="was built from an ONNX file with SHA-256"):
+    with pytest.raises(EngineError, match=message):
         engine.check_onnx(model)
     (model.parent / changed).unlink()
     with pytest.raises(EngineError, match="No such file"):
         engine.check_onnx(model)
-
-
-def test_a_missing_or_other_plugin_is_noticed(engine: Engine, library: Path) -> None:
-    with pytest.raises(EngineError, match="calls the plugin NeighborhoodAttention2D of libdinat"):
-        engine.check_plugin(None)
-    library.write_bytes(b"another build")
-    with pytest.raises(EngineError, match=r"was built with a libdinat_tensorrt\.so of SHA-256"):
-        engine.check_plugin(library)
-
-
-def test_an_embedded_plugin_needs_no_library(engine: Engine) -> None:
-    plugin = engine.manifest.plugin
-    assert plugin is not None
-    embedded = plugin.model_copy(update={"embedded": True})
-    changed = engine.manifest.model_copy(update={"plugin": embedded})
-    Engine(engine.path, changed).check_plugin(None)
-
-
-def test_a_plan_without_plugin_needs_no_library(engine: Engine) -> None:
-    Engine(engine.path, engine.manifest.model_copy(update={"plugin": None})).check_plugin(None)
 
 
 @pytest.mark.parametrize(

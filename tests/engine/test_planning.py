@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
+from dinat_deploy.bundle import open_bundle
 from dinat_deploy.engine import plugin_choice, tensorrt_rtx
+from dinat_deploy.engine.builder import BuilderOptions, Gpu
+from dinat_deploy.engine.tensorrt import TensorRtBuilder
 from dinat_deploy.engine.tensorrt_rtx import TensorRtRtxBuilder
 from dinat_deploy.errors import (
     BundleError,
@@ -18,7 +24,8 @@ from dinat_deploy.errors import (
     MissingDependencyError,
     OutputError,
 )
-from dinat_deploy.pipeline.building import plan_build
+from dinat_deploy.pipeline import build_plan
+from dinat_deploy.pipeline.building import build, plan_build
 from dinat_deploy.session import tensorrt_api
 
 RTX: dict[str, Any] = {"backend": "tensorrt-rtx"}
@@ -308,3 +315,209 @@ def test_a_log_that_cannot_be_written_is_refused(tiny_bundle: Path, tmp_path: Pa
             plan_build(tiny_bundle, verbose_log=place, **RTX)
     plan_build(tiny_bundle, verbose_log=tmp_path / "good.log", **RTX)
     assert not (tmp_path / "good.log").exists()
+
+
+def machine(
+    monkeypatch: pytest.MonkeyPatch, *, full: str | None, rtx: str | None, gpu: Gpu | None
+) -> None:
+    """What is installed and built in."""
+
+    def version(found: str | None) -> Any:
+        def of(builder: Any) -> str:
+            if found is None:
+                raise MissingDependencyError("none is installed")
+            return found
+
+        return of
+
+    monkeypatch.setattr(TensorRtBuilder, "version", version(full))
+    monkeypatch.setattr(TensorRtRtxBuilder, "version", version(rtx))
+    monkeypatch.setattr(build_plan, "current_gpu", lambda: gpu)
+    monkeypatch.setattr(TensorRtBuilder, "_here", lambda builder: gpu.capability if gpu else None)
+
+
+H100 = Gpu(name="NVIDIA H100", capability="90", driver="13.0")
+
+
+@pytest.mark.parametrize(
+    ("full", "rtx", "gpu", "chosen", "note"),
+    [
+        ("10.13.3.9", "1.7.1.116", H100, "tensorrt", "TensorRT 10.13.3.9 builds for the NVIDIA H100 at hand"),
+        ("10.13.3.9", None, H100, "tensorrt", "TensorRT 10.13.3.9 builds for the NVIDIA H100"),
+        ("10.13.3.9", "1.7.1.116", None, "tensorrt-rtx", "ahead of time, as there is no GPU here for TensorRT"),
+        (None, "1.7.1.116", H100, "tensorrt-rtx", "ahead of time, as TensorRT is not installed"),
+        (None, "1.7.1.116", None, "tensorrt-rtx", "TensorRT-RTX 1.7.1.116 builds ahead of time"),
+    ],
+)  # fmt: skip
+def test_without_a_backend_the_one_that_can_build_here_is_taken(
+    full: str | None,
+    rtx: str | None,
+    gpu: Gpu | None,
+    chosen: str,
+    note: str,
+    relu_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, full=full, rtx=rtx, gpu=gpu)
+    plan = plan_build(relu_model)
+    assert plan.flavor == chosen
+    assert note in plan.notes[0]
+    assert plan.output.name == chosen
+    assert plan_build(relu_model, backend=chosen).notes == []
+
+
+@pytest.mark.parametrize(
+    ("full", "error", "message"),
+    [
+        ("10.13.3.9", EngineError, "TensorRT 10.13.3.9 needs the GPU that the engine is for"),
+        (None, MissingDependencyError, "TensorRT or TensorRT-RTX, and neither is installed"),
+    ],
+)
+def test_where_nothing_can_build_the_way_out_is_named(
+    full: str | None,
+    error: type[Exception],
+    message: str,
+    relu_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, full=full, rtx=None, gpu=None)
+    with pytest.raises(error, match=message) as caught:
+        plan_build(relu_model)
+    assert "'dinat-deploy[rtx]'" in caught.value.cure  # type: ignore[attr-defined]
+
+
+def test_measured_times_are_kept_for_each_tensorrt_and_gpu_unless_told_otherwise(
+    relu_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DINAT_CACHE_DIR", str(tmp_path / "cache"))
+    machine(monkeypatch, full="10.13.3.9", rtx="1.7.1.116", gpu=H100)
+
+    def place(**options: Any) -> Path | None:
+        return plan_build(relu_model, **{"backend": "tensorrt", **options}).task.timing_cache
+
+    own = tmp_path / "cache" / "timing" / "tensorrt-10.13.3.9-NVIDIA_H100-sm90-cuda13.0.cache"
+    assert place() == place(timing_cache=True) == own
+    assert not own.parent.exists()  # only a build makes it
+    assert place(timing_cache=False) is None
+    assert place(timing_cache=tmp_path / "mine.cache") == tmp_path / "mine.cache"
+    with pytest.raises(OutputError, match="Choose another --timing-cache"):
+        place(timing_cache=tmp_path / "no" / "where.cache")
+    assert place(backend="tensorrt-rtx") is None
+    assert place(backend="tensorrt-rtx", timing_cache=False) is None
+    for asked in (True, tmp_path / "mine.cache"):
+        with pytest.raises(EngineError, match="TensorRT-RTX has no timing cache"):
+            place(backend="tensorrt-rtx", timing_cache=asked)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_cache_that_cannot_be_written_is_a_note(
+    relu_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("DINAT_CACHE_DIR", str(tmp_path / "cache"))
+    machine(monkeypatch, full="10.13.3.9", rtx=None, gpu=H100)
+    plan = plan_build(relu_model, backend="tensorrt")
+    assert plan.task.timing_cache is None
+    assert "Set DINAT_CACHE_DIR" in plan.notes[0]
+
+
+def test_all_options_reach_the_builder(relu_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, full="10.13.3.9", rtx=None, gpu=H100)
+    options = BuilderOptions(
+        optimization_level=4, hardware_compatibility="ampere+", version_compatible=True,
+        refit=True, strip_weights=True, tf32=True, dla_core=1, gpu_fallback=False,
+    )  # fmt: skip
+    plan = plan_build(relu_model, backend="tensorrt", options=options, workspace_mib=64)
+    assert plan.task.options == options.model_copy(update={"workspace_mib": 64})
+    assert plan_build(
+        relu_model, backend="tensorrt", options=options, optimization_level=4
+    ).task.options == options  # fmt: skip
+    with pytest.raises(ConfigError, match="optimization_level is 2 as an argument and 4 in the"):
+        plan_build(relu_model, backend="tensorrt", options=options, optimization_level=2)
+    with pytest.raises(ConfigError, match="no --dla-core is given"):
+        plan_build(relu_model, backend="tensorrt", options=BuilderOptions(gpu_fallback=False))
+
+
+@rtx
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"hardware_compatibility": "ampere+"}, "has no hardware compatibility"),
+        ({"version_compatible": True}, "builds no version compatible plans"),
+        ({"dla_core": 0}, "has no DLA"),
+    ],
+)
+def test_options_that_a_backend_lacks_are_refused_in_a_dry_run_already(
+    option: dict[str, Any], message: str, relu_model: Path
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        plan_build(relu_model, options=BuilderOptions(**option), **RTX)
+
+
+@rtx
+def test_taps_come_from_the_bundle(tiny_bundle: Path, relu_model: Path) -> None:
+    recorded = open_bundle(tiny_bundle).manifest.taps
+    tensors = list(dict.fromkeys(recorded.values()))
+    assert len(tensors) >= 3
+    plan = plan_build(tiny_bundle, taps="outputs", **RTX)
+    assert (plan.task.extra_outputs, plan.task.debug_tensors) == (tensors, [])
+    assert plan.output.name == "tensorrt-rtx-body-outputs"
+    assert plan.to_dict()["taps"] == {"kind": "outputs", "tensors": recorded}
+    plan = plan_build(tiny_bundle, taps="debug", **RTX)
+    assert (plan.task.extra_outputs, plan.task.debug_tensors) == ([], tensors)
+    assert plan_build(tiny_bundle, **RTX).taps is None
+    with pytest.raises(ConfigError, match=r"relu\.onnx is in no bundle"):
+        plan_build(relu_model, taps="debug", **RTX)
+    with pytest.raises(ConfigError, match="Unknown taps 'all'"):
+        plan_build(tiny_bundle, taps="all", **RTX)  # type: ignore[arg-type]
+
+
+def adding(path: Path, *, ends: int, weights: int) -> Path:
+    """x + w, in these types."""
+    x, y = (helper.make_tensor_value_info(name, ends, [2]) for name in "xy")
+    values = np.ones(2, helper.tensor_dtype_to_np_dtype(weights))
+    nodes = [
+        helper.make_node("Cast", ["x"], ["in"], to=weights),
+        helper.make_node("Add", ["in", "w"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["y"], to=ends),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(values, "w")])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+@rtx
+def test_double_precision_is_refused_at_the_ends_and_noted_inside(tmp_path: Path) -> None:
+    double, single = onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT
+    path = adding(tmp_path / "m.onnx", ends=double, weights=double)
+    with pytest.raises(EngineError, match=r"The input x \[2\] .* double precision") as caught:
+        plan_build(path, **RTX)
+    assert "float32" in caught.value.cure
+    plan = plan_build(adding(path, ends=single, weights=double), **RTX)
+    assert "2 weights of the model are in double precision" in plan.notes[0]
+    assert plan.model.precision == "float32"
+    assert plan_build(adding(path, ends=single, weights=single), **RTX).notes == []
+
+
+@rtx
+def test_weights_outside_of_the_models_folder_are_refused(tmp_path: Path) -> None:
+    path = adding(tmp_path / "m.onnx", ends=onnx.TensorProto.FLOAT, weights=onnx.TensorProto.FLOAT)
+    for place in ("../secret", "/etc/passwd", "a/../../b", "C:\\data", "."):
+        model = onnx.load(path)
+        tensor = model.graph.initializer[0]
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+        (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(EngineError, match="which is not below its own directory"):
+            plan_build(tmp_path / "bad.onnx", **RTX)
+
+
+@rtx
+def test_names_that_the_system_refuses_are_our_errors(tmp_path: Path, relu_model: Path) -> None:
+    """Not an OSError, which callers of the Python interface would have to know of."""
+    for name in ("x" * 300, "x" * 300 + "/model.onnx"):
+        with pytest.raises(EngineError, match="File name too long"):
+            plan_build(tmp_path / name, **RTX)
+    with pytest.raises(OutputError, match="File name too long"):
+        build(relu_model, tmp_path / ("x" * 300), **RTX)

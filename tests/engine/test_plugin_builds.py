@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto
 
 import dinat_deploy
+from dinat_deploy.engine.checks import check_plugin
 from dinat_deploy.engine.manifest import open_engine
 from dinat_deploy.engine.tensorrt_rtx import TensorRtRtxBuilder
 from dinat_deploy.errors import EngineError
@@ -53,7 +54,7 @@ def test_every_attention_node_becomes_a_plugin_layer(bundle: Path, plugin_librar
     assert plugin.sha256 == sha256(plugin_library)
     assert report.warnings == []
     engine = open_engine(report.path)
-    engine.check_plugin(plugin_library)
+    check_plugin(engine, plugin_library)
     assert plugin_library.read_bytes() not in engine.plan_path.read_bytes()
 
 
@@ -63,7 +64,7 @@ def test_an_embedded_plugin_is_inside_the_plan(bundle: Path, plugin_library: Pat
     assert engine.manifest.plugin is not None
     assert engine.manifest.plugin.embedded is True
     assert plugin_library.read_bytes() in engine.plan_path.read_bytes()
-    engine.check_plugin(None)
+    check_plugin(engine, None)
 
 
 def test_the_library_that_is_found_is_used_and_no_plugin_takes_the_body(

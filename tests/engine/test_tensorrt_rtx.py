@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def test_an_onnx_file_with_dynamic_shapes_two_profiles_and_external_data(
     assert report.notes == []
     open_engine(report.path).check_onnx(path)
     (tmp_path / "dynamic.bin").write_bytes(bytes(9))
-    with pytest.raises(EngineError, match="or other external data"):
+    with pytest.raises(EngineError, match=r"weights of SHA-256 .*dynamic\.bin has"):
         open_engine(report.path).check_onnx(path)
     assert "[VERBOSE]" in log.read_text()
     assert "dynamic.onnx" in log.read_text()
@@ -251,6 +251,9 @@ def test_interrupting_the_command_leaves_nothing(number: signal.Signals, bundle:
     assert running.returncode == 130
     assert "Interrupted; nothing was written." in messages
     assert len(children) == 1
+    # Interrupted while the worker was being started, the command leaves it to see its input end.
+    with suppress(ProcessLookupError):
+        os.kill(int(children[0]), signal.SIGCONT)
     assert gone(int(children[0]))
     assert list((bundle / "engines").iterdir()) == []
 
@@ -293,6 +296,28 @@ def test_an_architecture_that_this_release_lacks_is_named(relu_model: Path) -> N
         EngineError, match=r"TensorRT-RTX 1\S+ cannot build for compute capability 52"
     ):
         TensorRtRtxBuilder().build(task, Silent())
+
+
+def test_options_and_tensors_to_let_out_reach_the_builder(bundle: Path, tmp_path: Path) -> None:
+    task = plan_build(bundle, plugin=False, **RTX).task
+    norms = [
+        node.output[0]
+        for node in onnx.load(bundle / "model.onnx").graph.node
+        if node.op_type == "LayerNormalization"
+    ]
+    changes = {
+        "plan": tmp_path / "model.plan",
+        "options": task.options.model_copy(update={"tf32": True, "workspace_mib": 64}),
+        "extra_outputs": norms[:1],
+        "debug_tensors": norms[1:3],
+    }
+    task = task.model_copy(update=changes)
+    outcome = TensorRtRtxBuilder().build(task, Silent())
+    assert [tensor.name for tensor in outcome.outputs] == ["logits", norms[0]]
+    assert outcome.engine_layers is None and outcome.gpu is None  # ahead of time
+    content = task.plan.read_bytes()
+    assert all(name.encode() in content for name in norms[:3])
+    assert norms[3].encode() not in content
 
 
 def test_a_library_that_is_no_plugin_is_refused(bundle: Path, tmp_path: Path) -> None:
