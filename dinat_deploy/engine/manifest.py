@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from dinat_deploy import __version__
-from dinat_deploy.bundle import MODEL, TensorSpec, is_bundle
+from dinat_deploy.bundle import TensorSpec, is_bundle
 from dinat_deploy.engine.builder import (
     PLAN,
     BuilderOptions,
@@ -172,7 +172,7 @@ class Engine:
         """The ONNX file that it was built from, if it is where ``build`` puts engines by default:
         in ``engines`` of a bundle, or in ``STEM.engines`` beside ``STEM.onnx``."""
         folder, name = self.path.absolute().parent, self.manifest.onnx.file
-        in_bundle = folder.name == "engines" and name == MODEL and is_bundle(folder.parent)
+        in_bundle = folder.name == "engines" and is_bundle(folder.parent)
         if not in_bundle and folder.name != f"{Path(name).stem}.engines":
             return None
         model = folder.parent / Path(name).name

@@ -1,5 +1,6 @@
-// Stands in for libcuda.so.1 on a machine without a GPU: two GPUs, the second of which cannot be asked.
-// With DINAT_CUDA_HEADER it is compiled against NVIDIA's cuda.h, which then checks every signature.
+// Stands in for libcuda.so.1 on a machine without a GPU: two GPUs, the second of which cannot be
+// asked. With DINAT_CUDA_HEADER it is compiled against NVIDIA's cuda.h, which then checks every
+// signature.
 #include <cstdio>
 #include <cstdlib>
 
@@ -20,37 +21,31 @@ typedef int CUdevice_attribute;
 
 extern "C" {
 
-CUresult CUDAAPI cuInit(unsigned int)
-{
+CUresult CUDAAPI cuInit(unsigned int) {
   return std::getenv("DINAT_STAND_IN_NO_DEVICE") ? CUDA_ERROR_NO_DEVICE : CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuDriverGetVersion(int* version)
-{
+CUresult CUDAAPI cuDriverGetVersion(int* version) {
   *version = 13010;
   return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuDeviceGetCount(int* count)
-{
+CUresult CUDAAPI cuDeviceGetCount(int* count) {
   *count = 2;
   return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuDeviceGet(CUdevice* device, int ordinal)
-{
+CUresult CUDAAPI cuDeviceGet(CUdevice* device, int ordinal) {
   *device = 40 + ordinal;
   return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuDeviceGetName(char* name, int length, CUdevice)
-{
+CUresult CUDAAPI cuDeviceGetName(char* name, int length, CUdevice) {
   std::snprintf(name, static_cast<size_t>(length), "NVIDIA Stand-In 3000");
   return CUDA_SUCCESS;
 }
 
-CUresult CUDAAPI cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device)
-{
+CUresult CUDAAPI cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
   if (device != 40) {
     return CUDA_ERROR_INVALID_DEVICE;
   }
@@ -66,8 +61,7 @@ CUresult CUDAAPI cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, 
   }
 }
 
-CUresult CUDAAPI cuDeviceTotalMem(size_t* bytes, CUdevice)
-{
+CUresult CUDAAPI cuDeviceTotalMem(size_t* bytes, CUdevice) {
   *bytes = size_t{24} << 30;
   return CUDA_SUCCESS;
 }

@@ -13,6 +13,7 @@ import torch
 
 from dinat_deploy.errors import EngineError
 from dinat_deploy.session.tensorrt_session import TensorRTSession
+from tests.session.engines import batch, squared
 from tests.session.onnx_models import nonzero_model, shift_model, square_model
 from tests.session.simulator import SimulatedMachine, simulated_gpu
 from tests.session.simulator.torch_cuda import SimulatedTorch
@@ -39,14 +40,6 @@ def square(
     engine = simulated_gpu.engine(model, tmp_path / "engine", profiles=[PROFILE])
     with TensorRTSession(engine / "model.plan", flavor="tensorrt") as session:
         yield session
-
-
-def batch(size: int, first: float = 0.0) -> np.ndarray:
-    return (first + np.arange(4 * size, dtype=np.float32)).reshape(size, 4)
-
-
-def squared(x: np.ndarray) -> np.ndarray:
-    return x * x + x
 
 
 def run(session: TensorRTSession, x: Any) -> Any:
