@@ -161,18 +161,27 @@ def explanations(report: BenchReport) -> list[str]:
         sentences.append(
             "GMAC: a billion multiply-accumulates of convolutions, matrix products and attention."
         )
-    sources = dict.fromkeys(
-        f"{f.device}: {significant(f.peak_tflops)} TFLOP/s, {significant(f.bandwidth_gbs)} GB/s, "
-        f"{f.source}"
-        for f in (r.floor for r in report.results)
-        if f
-    )
+    # On a CPU the bandwidth differs from model to model: it is measured at the size of the weights.
+    limits: dict[tuple[str, float, str], list[float]] = {}
+    for floor in (r.floor for r in report.results):
+        if floor:
+            key = (floor.device, floor.peak_tflops, floor.source)
+            limits.setdefault(key, []).append(floor.bandwidth_gbs)
+    sources = [
+        f"{device}: {significant(peak)} TFLOP/s, {_range(bandwidths)} GB/s, {source}"
+        for (device, peak, source), bandwidths in limits.items()
+    ]
     if sources:
         sentences.append(
             "Floor: the larger of the times for the multiplications at the device's peak rate and "
             f"for weights, inputs and outputs through its memory once ({'; '.join(sources)})."
         )
     return sentences
+
+
+def _range(values: Sequence[float]) -> str:
+    ends = dict.fromkeys(significant(value) for value in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def described(options: BenchOptions) -> str:

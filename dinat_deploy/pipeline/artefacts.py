@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+# What PyTorch computes in for the variants of a bundle.
+_TORCH_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
+
+
 def open_artefact(
     name: ArtefactName | str | Path,
     *,
@@ -235,8 +239,11 @@ def _open_torch(
                 notes=[*published.notes, *published.session.notes],
             )
         manifest = found.bundle.manifest
+        variant = found.bundle.variants.get(found.path.name) if found.kind == "onnx" else None
         tapped = {path: path for path in manifest.taps} if taps else {}
-        session = rebuild.torch_session(found.bundle, list(tapped), place)
+        session = rebuild.torch_session(
+            found.bundle, list(tapped), place, variant.precision if variant else "fp32"
+        )
     batch: list[int | str] = ["batch"]
     return Artefact(
         name,
@@ -252,7 +259,7 @@ def _open_torch(
             spec.model_copy(update={"shape": [*batch, *spec.shape[1:]]})
             for spec in manifest.graph.outputs
         ],
-        precision="float32",
+        precision=_TORCH_TYPES[variant.precision] if variant else "float32",
         model_config=manifest.config,
         taps=tapped,
         notes=list(session.notes),

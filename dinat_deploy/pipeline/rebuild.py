@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from dinat_deploy.bundle import Bundle, TensorSpec
-from dinat_deploy.errors import BundleError
+from dinat_deploy.errors import BundleError, ConfigError
 from dinat_deploy.graph.weights import read_weights
 from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.model import DinatModel
@@ -19,6 +19,7 @@ from dinat_deploy.session.measuring import MemoryGain
 from dinat_deploy.session.torch_session import TorchSession
 
 _INPUT = "image"
+_TYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,28 @@ class Published:
 
 
 def torch_session(
-    bundle: Bundle, taps: Sequence[str] = (), place: Place | None = None
+    bundle: Bundle,
+    taps: Sequence[str] = (),
+    place: Place | None = None,
+    precision: str = "fp32",
 ) -> TorchSession:
     """PyTorch with the weights of the bundle's ONNX file.
 
+    Args:
+        precision: ``fp16`` and ``bf16`` compute everything in that type, as ``module.half()`` does.
+
     Raises:
+        ConfigError: PyTorch does not run models in this precision.
         BundleError: those are not the weights that were exported.
         MissingDependencyError: the place is a GPU, and PyTorch sees none.
     """
     place = place or Place()
     manifest = bundle.manifest
+    if precision not in _TYPES:
+        raise ConfigError(
+            f"PyTorch does not run {precision} models, only {', '.join(_TYPES)}.",
+            "Name the bundle instead.",
+        )
     gain = MemoryGain()
     with gain.watched():
         model = _rebuilt(bundle)
@@ -83,6 +96,7 @@ def torch_session(
         outputs,
         taps=taps,
         device=place.device,
+        dtype=_TYPES[precision],
         compiled=place.compiled,
         memory_gain=gain,
     )

@@ -24,6 +24,7 @@ class TorchSession:
         output_names: names of what it returns (one tensor, or a tuple of them).
         taps: paths of submodules whose outputs are returned as well, under their path.
         device: ``cpu`` or ``cuda``, also with a number.
+        dtype: type of weights, inputs and everything between, instead of the module's own.
         compiled: run it through ``torch.compile``, which happens in the first run of each shape.
         memory_gain: of the process by making the module, if that was watched.
 
@@ -45,6 +46,7 @@ class TorchSession:
         *,
         taps: Sequence[str] = (),
         device: str = "cpu",
+        dtype: torch.dtype | None = None,
         compiled: bool = False,
         memory_gain: MemoryGain | None = None,
     ) -> None:
@@ -59,13 +61,16 @@ class TorchSession:
         on_gpu = self.torch_device.type == "cuda"
         self.device = torch.cuda.get_device_name(self.torch_device) if on_gpu else "CPU"
         self.name = f"PyTorch {torch.__version__}" + (" compiled" if compiled else "")
+        if dtype is not None:
+            self.name += f", {str(dtype).removeprefix('torch.')}"
         self.notes: list[str] = []
         self.compiled = compiled
         self.memory_gain = memory_gain or MemoryGain()
-        self._module: nn.Module | None = module.eval().to(self.torch_device)
+        self._module: nn.Module | None = module.eval().to(self.torch_device, dtype)
         self._call: Callable[..., Any] | None = self._module
         if compiled:
             self._call = torch.compile(self._module)
+        self._dtype = dtype
         self._inputs = tuple(input_names)
         self._outputs = tuple(output_names)
         self._taps = tuple(taps)
@@ -111,7 +116,7 @@ class TorchSession:
                 f"and {', '.join(feeds) or 'nothing'} was given."
             )
         place = self.torch_device if device is None else torch.device(device)
-        return [torch.tensor(feeds[name], device=place) for name in self._inputs]
+        return [torch.tensor(feeds[name], device=place, dtype=self._dtype) for name in self._inputs]
 
     def call(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run on tensors that are where the module is.

@@ -136,6 +136,17 @@ def test_a_command_with_backticks_stays_in_its_block() -> None:
     assert "````bash\nbench '```'\n````" in text
 
 
+def test_limits_of_one_device_are_told_once() -> None:
+    floors = [
+        reports.floor(20.0).model_copy(update={"bandwidth_gbs": speed}) for speed in (22, 30.5, 21)
+    ]
+    made = reports.report(*(reports.result(str(i), 30.0, floor=f) for i, f in enumerate(floors)))
+    text = to_markdown(made)
+    assert text.count("CPU: ") == 1
+    assert "(CPU: 0.200 TFLOP/s, 21.0 to 30.5 GB/s, measured)" in text
+    assert "0.200 TFLOP/s, 30.0 GB/s, measured)" in to_markdown(reports.full())
+
+
 def test_layers_are_listed_and_summed_up_by_type() -> None:
     full = reports.full()
     text = to_markdown(full)

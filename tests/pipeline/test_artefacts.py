@@ -18,6 +18,7 @@ from dinat_deploy.errors import (
 )
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact, parse_artefact
 from dinat_deploy.pipeline.building import build
+from dinat_deploy.pipeline.converting import convert
 from dinat_deploy.pipeline.running import flavor_of
 from tests.engine.conftest import HAVE_RTX
 
@@ -227,3 +228,18 @@ class TestWithoutAGpu:
         assert flavor_of(engine / "model.plan") == "tensorrt-rtx"
         with open_artefact(f"torch:{engine}") as rebuilt:
             assert rebuilt.bundle is not None
+
+
+def test_pytorch_computes_in_the_type_of_the_variant_that_is_named(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "b")
+    convert(bundle, "bf16", random_cases=0, verify=False)
+    image = {"image": np.random.default_rng(0).standard_normal((1, 3, 64, 64), np.float32)}
+    with (
+        open_artefact(f"torch:{bundle}/model.bf16.onnx") as half,
+        open_artefact(f"torch:{bundle}") as whole,
+    ):
+        assert half.precision == "bfloat16" and half.session.name.endswith("bfloat16")
+        found, expected = half.session.run(image)["logits"], whole.session.run(image)["logits"]
+    assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
