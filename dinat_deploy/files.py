@@ -45,7 +45,7 @@ def whole_directory(target: Path, replaceable: Callable[[Path], bool]) -> Iterat
         OutputError: the place cannot be written to, or holds something else.
     """
     try:
-        _refuse_to_replace(target, replaceable)
+        refuse_to_replace(target, replaceable)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _turn(target.parent):
             _clean(target)
@@ -73,7 +73,12 @@ def whole_directory(target: Path, replaceable: Callable[[Path], bool]) -> Iterat
         _unlock(lock)
 
 
-def _refuse_to_replace(target: Path, replaceable: Callable[[Path], bool]) -> None:
+def refuse_to_replace(target: Path, replaceable: Callable[[Path], bool]) -> None:
+    """Raise OutputError if something stands at the target that must not be replaced.
+
+    Args:
+        replaceable: as of :func:`whole_directory`.
+    """
     if _may_be_replaced(target, replaceable):
         return
     if target.exists() or target.is_symlink():
@@ -216,7 +221,7 @@ def _is_own(entry: Path) -> bool:
 
 def _swap(partial: Path, target: Path, replaceable: Callable[[Path], bool]) -> None:
     """Put the new directory where the target is; what was there is left in its place, if any."""
-    _refuse_to_replace(target, replaceable)
+    refuse_to_replace(target, replaceable)
     if not target.exists():
         partial.rename(target)
     elif exchange(partial, target):
@@ -229,7 +234,7 @@ def _give_back_foreign(partial: Path, target: Path, replaceable: Callable[[Path]
     """Undo the exchange if what came out of it is not ours to replace."""
     if not _may_be_replaced(partial, replaceable):
         exchange(partial, target)
-        _refuse_to_replace(target, replaceable)
+        refuse_to_replace(target, replaceable)
 
 
 def _replace_in_two_steps(partial: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dinat_deploy.errors import DinatDeployError
+from dinat_deploy.errors import ConfigError, DinatDeployError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -25,6 +25,13 @@ class Tolerance:
 
     atol: float = 1e-4
     rtol: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(
+                    f"The tolerance {name} is {value}; expected a number from 0 on.", "Change it."
+                )
 
     def limit(self, reference: FloatArray) -> float:
         largest = float(np.abs(reference).max()) if reference.size else 0.0

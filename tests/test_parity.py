@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from dinat_deploy.errors import DinatDeployError
+from dinat_deploy.errors import ConfigError, DinatDeployError
 from dinat_deploy.parity import Tolerance, compare, compare_all, tolerance_for
 
 FLOATS = st.floats(-1e3, 1e3, width=32)
@@ -103,3 +103,9 @@ def test_coarser_types_get_wider_limits() -> None:
     assert limits[0] == Tolerance()
     assert [t.rtol for t in limits] == sorted({t.rtol for t in limits})
     assert tolerance_for("float16", tf32=True) == tolerance_for("float16")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_tolerance_is_a_number(value: float) -> None:
+    with pytest.raises(ConfigError, match="tolerance rtol is"):
+        Tolerance(rtol=value)

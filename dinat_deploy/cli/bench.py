@@ -209,8 +209,11 @@ def bench(
         with progress(_STAGES, steady=True) as shown:
             report = run(artefacts, progress=shown, **options)
     except BenchInterrupted as stop:
-        _show(stop.report)
-        click.echo("Interrupted; no file was written.", err=True)
+        if to_stdout:
+            print_json({**stop.report.model_dump(mode="json"), "interrupted": True})
+        else:
+            _show(stop.report)
+        click.echo("Interrupted. No file was written.", err=True)
         return EXIT_INTERRUPTED
     _deliver(report, files, to_stdout=to_stdout)
     return 0

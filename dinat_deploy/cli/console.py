@@ -26,6 +26,7 @@ EXIT_INTERRUPTED = 130
 _OPTIONAL = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
 
 _JSON_KEY = "dinat_deploy.json"
+_INTERRUPT_KEY = "dinat_deploy.interrupt"
 
 
 def json_option(function: F) -> F:
@@ -45,6 +46,11 @@ def answer_in_json(context: click.Context) -> None:
     context.find_root().meta[_JSON_KEY] = True
 
 
+def on_interrupt(left: str) -> None:
+    """Say what an interrupted command leaves behind, if that is not nothing."""
+    click.get_current_context().find_root().meta[_INTERRUPT_KEY] = left
+
+
 def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 
@@ -55,8 +61,12 @@ def run(command: click.Command) -> NoReturn:
     0: done. 1: done, and the answer is no (a failed comparison). 2: a mistake in the input or the
     environment. 130: interrupted.
     """
-    # A polite kill cleans up like Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
+    # A polite kill, or the end of the terminal's session, cleans up like Ctrl-C does.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Whoever has it ignored (nohup) wants the command to go on.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: _raise_interrupt())
     meta: dict[str, Any] = {}
     try:
         with command.make_context("dinat-deploy", sys.argv[1:]) as context:
@@ -71,7 +81,10 @@ def run(command: click.Command) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted; nothing was written.", err=True)
+        left = meta.get(_INTERRUPT_KEY, "Nothing was written.")
+        if meta.get(_JSON_KEY):
+            print_json({"error": {"cause": "Interrupted.", "cure": left}})
+        click.echo(f"Interrupted. {left}", err=True)
         sys.stdout.flush()
         # Not sys.exit: if the interrupt hit code that an extension had evaluated, Python would
         # still end the process by a signal instead of with this status.

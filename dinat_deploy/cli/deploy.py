@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from dinat_deploy.cli.build_options import build_arguments, build_options
-from dinat_deploy.cli.console import EXIT_FAILED, json_option, print_json, print_table, progress
+from dinat_deploy.cli.console import (
+    EXIT_FAILED,
+    json_option,
+    on_interrupt,
+    print_json,
+    print_table,
+    progress,
+)
 from dinat_deploy.cli.options import graph_options, model_options
 
 if TYPE_CHECKING:
@@ -64,14 +72,15 @@ def deploy(
     Finished steps are recorded in the bundle: called again, the command does only what is missing
     or whose inputs changed. Exits with 1 if the engine differs from PyTorch.
     """
+    on_interrupt("Finished steps are kept; the same command goes on with the others.")
     from dinat_deploy.pipeline.deploy_steps import DeployOptions
     from dinat_deploy.pipeline.deploying import deploy as execute
     from dinat_deploy.pipeline.requests import ModelRequest
 
     request = {name: arguments.pop(name) for name in _MODEL}
     graph = {name: arguments.pop(name) for name in _GRAPH}
-    if bundle is not None and (request["model"] or request["checkpoint"] or request["config"]):
-        raise click.UsageError("Name a bundle or a model, not both.")
+    if bundle is not None:
+        _refuse_export_options()
     options = DeployOptions(
         export=graph,
         precision=precision,
@@ -87,6 +96,19 @@ def deploy(
     else:
         _show(report)
     return 0 if report.passed else EXIT_FAILED
+
+
+def _refuse_export_options() -> None:
+    """An existing bundle is what it is: say so, instead of leaving options out without a word."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name in (*_MODEL, *_GRAPH):
+            raise click.UsageError(
+                f"{max(parameter.opts, key=len)} is about exporting a model, and a bundle is named. Leave "
+                "one of them out."
+            )
 
 
 def _show(report: DeployReport) -> None:

@@ -61,22 +61,27 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_model(path: str | Path) -> Inspection:
+def load_structure(path: Path) -> onnx.ModelProto:
     """Read an ONNX file without its external data.
 
     Raises:
         BundleError: there is no such file, or it is not ONNX.
     """
-    path = Path(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (FileNotFoundError, IsADirectoryError):
         raise BundleError(f"There is no ONNX file {path}.", "Check the path.") from None
     except (DecodeError, OSError, ValueError) as error:
         raise BundleError(f"{path} is not an ONNX file: {error}.", "Check the path.") from None
-    graph = model.graph
-    if not graph.node:
+    if not model.graph.node:
         raise BundleError(f"{path} is not an ONNX file, or an empty one.", "Check the path.")
+    return model
+
+
+def inspect_model(path: str | Path) -> Inspection:
+    """Summarise an ONNX file; raises as :func:`load_structure`."""
+    model = load_structure(Path(path))
+    graph = model.graph
     shapes = {info.name: _tensor(info) for info in (*graph.value_info, *graph.input)}
     operators = Counter(_qualified(node.domain, node.op_type) for node in graph.node)
     return Inspection(

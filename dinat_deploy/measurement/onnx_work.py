@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper, helper, inliner, shape_inference
 
 from dinat_deploy.errors import BundleError
+from dinat_deploy.graph.inspection import load_structure
 from dinat_deploy.graph.schema import DOMAIN, OP_TYPES, PACKED
 from dinat_deploy.measurement.records import Work
 
@@ -47,7 +47,7 @@ def count_onnx(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
             products cannot be counted. There is no partial count.
     """
     path = Path(path)
-    model = _load(path)
+    model = load_structure(path)
     # Bodies of our operator must neither be counted nor be inlined.
     ours = [f for f in model.functions if f.domain == DOMAIN and f.name in OP_TYPES]
     for function in ours:
@@ -85,18 +85,6 @@ def count_onnx(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
         io_bytes=sum(known.bytes(name) for name in ends),
         counted_from="onnx",
     )
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (FileNotFoundError, IsADirectoryError):
-        raise BundleError(f"There is no ONNX file {path}.", "Check the path.") from None
-    except (DecodeError, OSError, ValueError) as error:
-        raise BundleError(f"{path} is not an ONNX file: {error}.", "Check the path.") from None
-    if not model.graph.node:
-        raise BundleError(f"{path} is not an ONNX file, or an empty one.", "Check the path.")
-    return model
 
 
 def _take_out_attention(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

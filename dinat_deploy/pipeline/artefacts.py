@@ -215,6 +215,11 @@ def _open_torch(
     taps: bool,
     threads: int,
 ) -> Artefact:
+    if found.kind in ("engine", "plan"):
+        raise ConfigError(
+            f"{name.target} is an engine, and PyTorch runs the model that it was built from.",
+            "Name the bundle, or leave the runtime out.",
+        )
     if found.bundle is None and found.kind != "zoo":
         raise ConfigError(
             f"{name.target} belongs to no bundle, from which PyTorch's model could be rebuilt.",

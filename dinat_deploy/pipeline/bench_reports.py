@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from importlib import util
+from importlib import import_module
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -44,7 +44,10 @@ class ReportFiles:
                     else f"{folder} is no directory that can be written to"
                 )
                 raise OutputError(f"{path} cannot be written: {reason}.", "Choose another file.")
-        if self.html is not None and util.find_spec("plotly") is None:
+        places = [path.absolute() for path in (self.json, self.markdown, self.html) if path]
+        if len(set(places)) < len(places):
+            raise OutputError("Two reports are to be written to the same file.", "Name another.")
+        if self.html is not None and not _have_plotly():
             raise MissingDependencyError(
                 "The HTML report needs plotly, which is not installed.",
                 "pip install 'dinat-deploy[report]', or write --json here and render it elsewhere "
@@ -76,6 +79,14 @@ class ReportFiles:
                 write_whole(path, text)
                 written.append(path)
         return written
+
+
+def _have_plotly() -> bool:
+    try:
+        import_module("plotly.offline")
+    except ImportError:
+        return False
+    return True
 
 
 def load_report(path: str | Path) -> BenchReport:

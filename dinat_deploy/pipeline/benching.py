@@ -38,7 +38,7 @@ class BenchInterrupted(KeyboardInterrupt):
 
 
 def bench(
-    artefacts: Sequence[str],
+    artefacts: str | Path | Sequence[str | Path],
     *,
     batch: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -70,7 +70,10 @@ def bench(
     """
     progress = progress or Silent()
     options = _options(protocol)
-    if not artefacts:
+    # A string is a sequence of strings too, and its letters are not what was meant.
+    named = [artefacts] if isinstance(artefacts, str | Path) else artefacts
+    names = [str(artefact) for artefact in named]
+    if not names:
         raise ConfigError("Nothing is named to be measured.", "Name a bundle or an engine.")
     if batch is not None and shapes:
         raise ConfigError("A batch and shapes exclude each other.", "Give the batch in the shapes.")
@@ -79,7 +82,7 @@ def bench(
     machine, warnings = environment.describe(), environment.concerns()
     entries = {
         name: _Entry(text, arguments, options)
-        for name, text in zip(_distinct(artefacts), artefacts, strict=True)
+        for name, text in zip(_distinct(names), names, strict=True)
     }
     with ExitStack() as held:
         for entry in entries.values():
@@ -100,7 +103,7 @@ def bench(
     result = BenchReport(
         created_by=f"dinat-deploy {__version__}",
         started=started,
-        command=command_line(artefacts, arguments, options),
+        command=command_line(names, arguments, options),
         environment=machine,
         options=options,
         results=results(measured, [entry.subject() for entry in entries.values()], options),

@@ -18,7 +18,7 @@ from dinat_deploy.engine.builder import (
     PluginRequest,
 )
 from dinat_deploy.engine.devices import current_gpu
-from dinat_deploy.engine.manifest import Taps
+from dinat_deploy.engine.manifest import Taps, is_engine
 from dinat_deploy.engine.onnx_file import OnnxFile, read_onnx
 from dinat_deploy.engine.plugin_choice import PluginWish, Targets, choose_plugin
 from dinat_deploy.engine.profiles import (
@@ -31,6 +31,7 @@ from dinat_deploy.engine.profiles import (
 from dinat_deploy.engine.tensorrt import TensorRtBuilder
 from dinat_deploy.engine.tensorrt_rtx import TensorRtRtxBuilder
 from dinat_deploy.errors import ConfigError, EngineError, MissingDependencyError, OutputError
+from dinat_deploy.files import refuse_to_replace
 from dinat_deploy.session.tensorrt_api import Flavor, numbers
 
 BACKENDS: tuple[Flavor, ...] = ("tensorrt", "tensorrt-rtx")
@@ -136,6 +137,7 @@ def plan_build(
         )
         builder.check(task)
         target = Path(output) if output else _default_output(path, bundle, task, onnx, tapped)
+        refuse_to_replace(target, is_engine)
     except OSError as error:  # such as a name that is too long, or a file that may not be read
         where = f"{error.filename}: " if error.filename is not None else ""
         raise EngineError(f"{where}{error.strerror or error}.", "Check the path.") from None
@@ -146,6 +148,35 @@ def plan_build(
             "would take it in place of the plugin."
         )
     return BuildPlan(target, onnx, bundle, builder.flavor, version, task, tapped, strip, notes)
+
+
+def check_builder(
+    *,
+    backend: str | None = None,
+    options: BuilderOptions | None = None,
+    architectures: str | Sequence[str] = (),
+    optimization_level: int | None = None,
+    workspace_mib: int | None = None,
+    **_: Any,
+) -> None:
+    """Check what can be checked of a build before there is a model; arguments as of ``build``.
+
+    Raises:
+        DinatDeployError: the backend is missing or unknown, or it lacks an option or architecture.
+    """
+    chosen = _options(options, optimization_level, workspace_mib)
+    if isinstance(architectures, str):
+        architectures = architectures.split(",")
+    builder = builder_for(backend) if backend else _default_builder([])
+    builder.version()
+    task = BuildTask(
+        flavor=builder.flavor,
+        model=Path(MODEL),
+        plan=Path(PLAN),
+        options=chosen,
+        architectures=builder.architectures(architectures),
+    )
+    builder.check(task)
 
 
 def builder_for(backend: str) -> EngineBuilder:

@@ -1,15 +1,16 @@
 """``deploy.json``: which steps of a deployment are done, and for which inputs.
 
-A step is done if it was finished for the same inputs, which its *key* stands for: a digest of
-everything that its result depends on. The file is replaced as a whole after every step, so that a
-deployment that was stopped goes on with the first step that had not finished.
+A step is done if it was finished for the same inputs, which its *key* stands for (a digest of
+everything that its result depends on), and if the files that it wrote are still what they were. The
+file is replaced as a whole before and after every step, so that a deployment that was stopped goes
+on with the first step that had not finished.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ class StepRecord(BaseModel):
         key: digest of what the step was given.
         seconds: how long it took.
         result: what came out, in a sentence.
+        files: what the step wrote: path within the bundle -> SHA-256.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,20 +43,38 @@ class StepRecord(BaseModel):
     key: str
     seconds: float
     result: str
+    files: dict[str, str]
+
+    def intact(self, bundle: Path) -> bool:
+        """Whether all that the step wrote is still there, unchanged."""
+        return all(
+            (bundle / name).is_file() and sha256(bundle / name) == digest
+            for name, digest in self.files.items()
+        )
 
 
 class DeployRecord(BaseModel):
-    """Content of ``deploy.json``."""
+    """Content of ``deploy.json``.
+
+    Attributes:
+        steps: by what they made: ``export``, ``precision:fp16``, ``build:NAME OF THE ENGINE`` and
+            so on. Engines of several kinds stand side by side in a bundle.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
     created_by: str = f"dinat-deploy {__version__}"
-    steps: dict[StepName, StepRecord] = Field(default_factory=dict)
+    steps: dict[str, StepRecord] = Field(default_factory=dict)
 
-    def with_step(self, name: StepName, step: StepRecord) -> DeployRecord:
+    def with_step(self, slot: str, step: StepRecord) -> DeployRecord:
         """The same with another finished step."""
-        return self.model_copy(update={"steps": {**self.steps, name: step}})
+        return self.model_copy(update={"steps": {**self.steps, slot: step}})
+
+    def without(self, slot: str) -> DeployRecord:
+        """The same without a step."""
+        kept = {name: step for name, step in self.steps.items() if name != slot}
+        return self.model_copy(update={"steps": kept})
 
 
 def read_record(bundle: Path) -> DeployRecord:
@@ -97,3 +117,9 @@ def _digests(path: Path) -> dict[str, str]:
         return {str(entry.relative_to(path)): sha256(entry) for entry in files or [path]}
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}.", "Check the path.") from None
+
+
+def digests(bundle: Path, files: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of files in a bundle, by their path within it; those that are not there are left
+    out."""
+    return {str(file.relative_to(bundle)): sha256(file) for file in files if file.is_file()}

@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dinat_deploy import __version__
-from dinat_deploy.bundle import is_bundle, open_bundle
-from dinat_deploy.engine.devices import current_capability
-from dinat_deploy.engine.manifest import is_engine, open_engine
+from dinat_deploy.bundle import (
+    EXTERNAL_DATA,
+    MODEL,
+    REFERENCE,
+    external_data_name,
+    open_bundle,
+    variant_name,
+)
+from dinat_deploy.engine.builder import PLAN
+from dinat_deploy.engine.devices import current_gpu
+from dinat_deploy.engine.manifest import MANIFEST, onnx_source, open_engine
 from dinat_deploy.errors import DinatDeployError
 from dinat_deploy.files import sha256, write_whole
 from dinat_deploy.pipeline.building import BuildPlan, build, plan_build
-from dinat_deploy.pipeline.deploy_record import StepName, key, request_key
+from dinat_deploy.pipeline.deploy_record import StepName, digests, key, request_key
 from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.progress import Progress
 
@@ -46,6 +54,11 @@ class DeployOptions:
     force: bool = False
 
 
+def _gpu() -> dict[str, Any] | None:
+    gpu = current_gpu()
+    return gpu.model_dump() if gpu else None
+
+
 class FailedStepError(DinatDeployError):
     """A step that did its work and whose answer is no; the sentence is its result."""
 
@@ -56,12 +69,17 @@ class Step(Protocol):
     name: StepName
     purpose: str
 
+    @property
+    def slot(self) -> str:
+        """What the step makes, as the record calls it."""
+        ...
+
     def key(self) -> str:
         """Digest of everything that the result depends on."""
         ...
 
-    def intact(self) -> bool:
-        """Whether the files that the step wrote are still there, unchanged."""
+    def files(self) -> list[Path]:
+        """What the step has written; files that are not there are optional ones."""
         ...
 
     def run(self, progress: Progress) -> str:
@@ -80,6 +98,7 @@ class Export:
     """A model to a bundle."""
 
     name: StepName = "export"
+    slot = "export"
 
     def __init__(self, bundle: Path, request: ModelRequest, options: Mapping[str, Any]) -> None:
         self.purpose = f"export {request.model or request.checkpoint or request.config} to {bundle}"
@@ -88,14 +107,9 @@ class Export:
     def key(self) -> str:
         return request_key(self._request, self._options)
 
-    def intact(self) -> bool:
-        if not is_bundle(self._bundle):
-            return False
-        try:
-            open_bundle(self._bundle).check_model()
-        except DinatDeployError:
-            return False
-        return True
+    def files(self) -> list[Path]:
+        # Not model.json: converting a bundle adds to it.
+        return [self._bundle / name for name in (MODEL, EXTERNAL_DATA, REFERENCE)]
 
     def run(self, progress: Progress) -> str:
         from dinat_deploy.pipeline.exporting import export
@@ -115,19 +129,17 @@ class Precision:
 
     def __init__(self, bundle: Path, precision: Literal["fp16", "bf16"]) -> None:
         self.purpose = f"convert the model to {precision}"
+        self.slot = f"precision:{precision}"
         self._bundle, self._precision = bundle, precision
 
     def key(self) -> str:
-        source = sha256(open_bundle(self._bundle).model_path)
+        model = open_bundle(self._bundle).model_path
+        source = digests(self._bundle, [model, self._bundle / EXTERNAL_DATA])
         return key({"model": source, "precision": self._precision, "version": __version__})
 
-    def intact(self) -> bool:
-        try:
-            bundle = open_bundle(self._bundle)
-            bundle.check_model(bundle.variant_path(self._precision).name)
-        except DinatDeployError:
-            return False
-        return True
+    def files(self) -> list[Path]:
+        file = variant_name(self._precision)
+        return [self._bundle / file, self._bundle / external_data_name(file)]
 
     def run(self, progress: Progress) -> str:
         from dinat_deploy.pipeline.converting import convert
@@ -164,27 +176,26 @@ class Build:
         """Directory of the engine."""
         return self.plan.output
 
+    @property
+    def slot(self) -> str:
+        return f"build:{self.engine.name}"
+
     def key(self) -> str:
         aside = {"model", "plan", "verbose_log", "timing_cache"}  # they do not change the engine
-        plugin = self.plan.task.plugin
+        plan = self.plan
         return key(
             {
-                "task": self.plan.task.model_dump(mode="json", exclude=aside),
-                "version": self.plan.version,
-                "plugin": sha256(plugin.library) if plugin else None,
-                "onnx": sha256(self.plan.model.path),
-                "gpu": None if self.plan.task.architectures else current_capability(),
+                "task": plan.task.model_dump(mode="json", exclude=aside),
+                "builder": plan.version,
+                "version": __version__,
+                "plugin": sha256(plan.task.plugin.library) if plan.task.plugin else None,
+                "onnx": onnx_source(plan.model.path, plan.model.external).model_dump(),
+                "gpu": _gpu() if plan.flavor == "tensorrt" else None,
             }
         )
 
-    def intact(self) -> bool:
-        if not is_engine(self.engine):
-            return False
-        try:
-            open_engine(self.engine).check_plan()
-        except DinatDeployError:
-            return False
-        return True
+    def files(self) -> list[Path]:
+        return [self.engine / PLAN, self.engine / MANIFEST]
 
     def run(self, progress: Progress) -> str:
         manifest = build(self._model, progress=progress, **self._options).manifest
@@ -199,12 +210,19 @@ class Build:
 class _OnEngine:
     """What the two steps share that run the engine."""
 
+    name: StepName
+
     def __init__(self, build: Build, options: Mapping[str, Any]) -> None:
         self._build, self._options = build, options
 
+    @property
+    def slot(self) -> str:
+        return f"{self.name}:{self._build.engine.name}"
+
     def key(self) -> str:
         plan = open_engine(self._build.engine).manifest.plan.sha256
-        return key({"plan": plan, "gpu": current_capability(), "options": dict(self._options)})
+        options = dict(self._options)
+        return key({"plan": plan, "gpu": _gpu(), "options": options, "version": __version__})
 
 
 class Verify(_OnEngine):
@@ -213,8 +231,8 @@ class Verify(_OnEngine):
     name: StepName = "verify"
     purpose = "compare the engine with PyTorch"
 
-    def intact(self) -> bool:
-        return (self._build.engine / VERIFICATION).is_file()
+    def files(self) -> list[Path]:
+        return [self._build.engine / VERIFICATION]
 
     def run(self, progress: Progress) -> str:
         from dinat_deploy.pipeline.verifying import verify
@@ -237,8 +255,8 @@ class Bench(_OnEngine):
     name: StepName = "bench"
     purpose = "measure the engine"
 
-    def intact(self) -> bool:
-        return (self._build.engine / f"{BENCH}.json").is_file()
+    def files(self) -> list[Path]:
+        return [self._build.engine / f"{BENCH}.{kind}" for kind in ("json", "md")]
 
     def run(self, progress: Progress) -> str:
         from dinat_deploy.measurement.report import to_json, to_markdown

@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dinat_deploy.bundle import open_bundle
+from dinat_deploy.bundle import is_bundle, open_bundle
 from dinat_deploy.engine.devices import current_capability
-from dinat_deploy.errors import ConfigError, EngineError
+from dinat_deploy.errors import BundleError, ConfigError, EngineError
+from dinat_deploy.files import refuse_to_replace
+from dinat_deploy.pipeline.build_plan import check_builder
 from dinat_deploy.pipeline.deploy_record import (
     DeployRecord,
     StepName,
     StepRecord,
+    digests,
     read_record,
     write_record,
 )
@@ -108,17 +111,21 @@ def deploy(
     options = options or DeployOptions()
     started = time.monotonic()
     bundle, steps = _steps(model, output, options)
+    # What can be known now is not found out after minutes of exporting.
+    check_builder(**options.build)
+    if isinstance(steps[0], Export):
+        refuse_to_replace(bundle, is_bundle)
     if options.run and not dry_run and current_capability() is None:
         raise EngineError(
             "deploy compares and measures the engine on its GPU, and this machine has none.",
             "Add --no-run to export and build only. On the machine with the GPU, "
-            f"`dinat-deploy deploy {bundle}` does the rest.",
+            f"`dinat-deploy deploy {bundle}` with the same options does the rest.",
         )
     report = DeployReport(bundle)
     record = read_record(bundle)
     open_end = False  # a step that is to do leaves the keys of the later ones open
     for step in steps:
-        before = None if open_end or options.force else _before(step, record)
+        before = None if open_end else _before(step, bundle, record, force=options.force)
         if before is not None:
             entry = StepReport(step.name, "done before", before.result, before.seconds)
         elif dry_run:
@@ -161,7 +168,7 @@ def _steps(
         bundle = Path(model)
         open_bundle(bundle).check_model()
     else:
-        return _steps(ModelRequest(model=str(model)), output, options)
+        return _steps(_named(str(model)), output, options)
     if options.precision != "fp32":
         steps.append(Precision(bundle, options.precision))
     build = Build(bundle, options.precision, options.build)
@@ -171,16 +178,41 @@ def _steps(
     return bundle, steps
 
 
-def _before(step: Step, record: DeployRecord) -> StepRecord | None:
+def _named(text: str) -> ModelRequest:
+    """A published model's name; raises BundleError for a path."""
+    path = Path(text)
+    if path.suffix == ".onnx" and is_bundle(path.parent):
+        variant = path.stem.partition(".")[2]
+        how = f" --precision {variant}" if variant else ""
+        raise BundleError(
+            f"{text} is a file in a bundle.", f"Name the bundle: `deploy {path.parent}{how}`."
+        )
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        raise BundleError(
+            f"{text} is neither a bundle nor the name of a published model.",
+            "Bundles are directories written by export; a configuration goes behind --config, "
+            "weights behind --checkpoint, and `dinat-deploy models` lists the names.",
+        )
+    return ModelRequest(model=text)
+
+
+def _before(step: Step, bundle: Path, record: DeployRecord, *, force: bool) -> StepRecord | None:
     """The record of a step that was done for the same inputs, and whose files are still there."""
-    found = record.steps.get(step.name)
-    return found if found and found.key == step.key() and step.intact() else None
+    key = step.key()  # which also finds out whether what it depends on is there
+    found = record.steps.get(step.slot)
+    if force or found is None or found.key != key:
+        return None
+    return found if found.intact(bundle) else None
 
 
 def _execute(
     step: Step, bundle: Path, record: DeployRecord, progress: Progress
 ) -> tuple[StepReport, DeployRecord]:
     started = time.monotonic()
+    if step.slot in record.steps:
+        # It may be stopped when it has replaced its files and not yet said so.
+        record = record.without(step.slot)
+        write_record(bundle, record)
     try:
         result = step.run(progress)
     except FailedStepError as failure:
@@ -189,6 +221,9 @@ def _execute(
     seconds = round(time.monotonic() - started, 3)
     if isinstance(step, Export):
         record = DeployRecord()  # whatever was made of the old bundle went with it
-    record = record.with_step(step.name, StepRecord(key=step.key(), seconds=seconds, result=result))
+    made = digests(bundle, step.files())
+    record = record.with_step(
+        step.slot, StepRecord(key=step.key(), seconds=seconds, result=result, files=made)
+    )
     write_record(bundle, record)
     return StepReport(step.name, "done now", result, seconds), record

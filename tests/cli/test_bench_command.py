@@ -199,7 +199,7 @@ def test_ctrl_c_shows_what_was_measured_and_writes_nothing(
     stopped = command("bench", "a", "--json", written)
     assert stopped.status == 130
     assert "Latency, ms" in stopped.out
-    assert "Interrupted; no file was written." in stopped.err
+    assert "Interrupted. No file was written." in stopped.err
     assert not written.exists()
 
 

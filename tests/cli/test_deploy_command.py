@@ -51,7 +51,16 @@ def test_a_dry_run_prints_the_steps(
 def test_a_bundle_and_a_model_are_not_both_taken(command: Command, tiny_bundle: Path) -> None:
     refused = command("deploy", tiny_bundle, "--model", "dinat_mini")
     assert refused.status == 2
-    assert "Name a bundle or a model, not both." in refused.err
+    assert "--model is about exporting a model" in refused.err
+
+
+@pytest.mark.parametrize("words", [["--batch", "2"], ["--image-size", "128"], ["--seed", "1"]])
+def test_export_options_are_not_ignored_when_a_bundle_is_named(
+    words: list[str], command: Command, tiny_bundle: Path
+) -> None:
+    refused = command("deploy", tiny_bundle, *words, "--no-run", "--dry-run")
+    assert refused.status == 2
+    assert f"{words[0]} is about exporting a model" in refused.err
 
 
 def test_without_a_gpu_the_cure_is_named(

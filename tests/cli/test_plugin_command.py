@@ -304,7 +304,7 @@ def test_an_interrupted_build_leaves_nothing_and_ends_its_compilers(
     process.send_signal(signal.SIGTERM)
     _, shown = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "Interrupted; nothing was written." in shown
+    assert "Interrupted. Nothing was written." in shown
     assert left_over(home) == []
     assert list(tmp_path.glob("dinat-build-*")) == []
     deadline = time.monotonic() + 10  # ninja signals its steps and does not wait for them

@@ -249,7 +249,7 @@ def test_interrupting_the_command_leaves_nothing(number: signal.Signals, bundle:
     running.send_signal(number)
     _, messages = running.communicate(timeout=20)
     assert running.returncode == 130
-    assert "Interrupted; nothing was written." in messages
+    assert "Interrupted. Nothing was written." in messages
     assert len(children) == 1
     # Interrupted while the worker was being started, the command leaves it to see its input end.
     with suppress(ProcessLookupError):

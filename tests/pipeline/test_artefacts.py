@@ -226,8 +226,8 @@ class TestWithoutAGpu:
         with pytest.raises(ConfigError, match="is an engine, and ONNX Runtime runs ONNX files"):
             open_artefact(f"onnxruntime:{engine}")
         assert flavor_of(engine / "model.plan") == "tensorrt-rtx"
-        with open_artefact(f"torch:{engine}") as rebuilt:
-            assert rebuilt.bundle is not None
+        with pytest.raises(ConfigError, match="is an engine, and PyTorch runs the model"):
+            open_artefact(f"torch:{engine}")
 
 
 def test_pytorch_computes_in_the_type_of_the_variant_that_is_named(

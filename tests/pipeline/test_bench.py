@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -417,10 +418,26 @@ def test_places_that_cannot_be_written_to_are_found_before_measuring(tmp_path: P
 def test_a_page_needs_plotly_and_says_so_before_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dinat_deploy.pipeline.bench_reports.util.find_spec", lambda _: None)
+    for name in ("plotly", "plotly.offline"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     with pytest.raises(DinatDeployError, match="needs plotly"):
         ReportFiles(html=tmp_path / "page.html").check()
     ReportFiles(json=tmp_path / "report.json", markdown=tmp_path / "report.md").check()
+
+
+def test_two_reports_do_not_go_to_one_file(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="Two reports are to be written to the same file"):
+        ReportFiles(html=tmp_path / "same", markdown=tmp_path / "same").check()
+
+
+def test_one_artefact_may_be_named_without_a_list(tiny_bundle: Path) -> None:
+    report = bench(tiny_bundle, duration=0.01, warm_up=0, iterations=2, threads=1)
+    assert [result.name for result in report.results] == [str(tiny_bundle)]
+
+
+def test_times_are_finite(tiny_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="duration"):
+        bench(tiny_bundle, duration=float("inf"))
 
 
 def test_an_engine_is_measured_on_a_gpu_beside_onnx_runtime(

@@ -12,9 +12,17 @@ from typing import Any
 
 import pytest
 
+from dinat_deploy.engine.builder import BuilderOptions
 from dinat_deploy.engine.manifest import open_engine
-from dinat_deploy.errors import ConfigError, EngineError
+from dinat_deploy.errors import (
+    BundleError,
+    ConfigError,
+    DinatDeployError,
+    EngineError,
+    OutputError,
+)
 from dinat_deploy.pipeline import deploy_steps, deploying
+from dinat_deploy.pipeline.building import build
 from dinat_deploy.pipeline.deploy_record import RECORD, read_record, request_key
 from dinat_deploy.pipeline.deploy_steps import DeployOptions, FailedStepError
 from dinat_deploy.pipeline.deploying import DeployReport, deploy
@@ -124,6 +132,22 @@ def _damage_the_model(request: ModelRequest, bundle: Path) -> tuple[ModelRequest
     return request, OPTIONS
 
 
+def _lose_the_reference(request: ModelRequest, bundle: Path) -> tuple[ModelRequest, DeployOptions]:
+    (bundle / "reference.npz").unlink()
+    return request, OPTIONS
+
+
+def _edit_the_manifest(request: ModelRequest, bundle: Path) -> tuple[ModelRequest, DeployOptions]:
+    manifest = bundle / "engines" / "tensorrt-rtx-body" / "engine.json"
+    manifest.write_text(manifest.read_text().replace('"86"', '"120"'))
+    return request, OPTIONS
+
+
+def _build_another_there(request: ModelRequest, bundle: Path) -> tuple[ModelRequest, DeployOptions]:
+    build(bundle, **{**BUILD, "architectures": ["89"]})
+    return request, OPTIONS
+
+
 def _damage_the_record(request: ModelRequest, bundle: Path) -> tuple[ModelRequest, DeployOptions]:
     (bundle / RECORD).write_text("{")
     return request, OPTIONS
@@ -142,6 +166,9 @@ def _force(request: ModelRequest, bundle: Path) -> tuple[ModelRequest, DeployOpt
         (_damage_the_plan, ["build"]),
         (_damage_the_model, ["export", "build"]),
         (_damage_the_record, ["export", "build"]),
+        (_lose_the_reference, ["export", "build"]),
+        (_edit_the_manifest, ["build"]),
+        (_build_another_there, ["build"]),
         (_force, ["export", "build"]),
     ],
 )
@@ -203,6 +230,76 @@ def test_an_engine_in_float16_is_built_from_a_converted_model(
     (bundle / "model.fp16.onnx").unlink()
     foreseen = states(deploy(request, bundle, options=options, dry_run=True))
     assert (foreseen["precision"], foreseen["build"]) == ("to do", "to do")
+
+
+@pytest.mark.rtx
+def test_engines_of_two_precisions_stand_side_by_side(deployed: tuple[ModelRequest, Path]) -> None:
+    request, bundle = deployed
+    half = DeployOptions(export=OPTIONS.export, precision="fp16", build=BUILD, run=False)
+    deploy(request, bundle, options=half)
+    for options in (OPTIONS, half):
+        assert "done now" not in states(deploy(request, bundle, options=options)).values()
+
+
+@pytest.mark.rtx
+def test_a_build_that_is_stopped_after_it_replaced_the_engine_is_done_again(
+    deployed: tuple[ModelRequest, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, bundle = deployed
+    other = DeployOptions(
+        export=OPTIONS.export, build={**BUILD, "architectures": ["89"]}, run=False
+    )
+
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deploying, "digests", stopped)  # right after the engine is in its place
+        with pytest.raises(KeyboardInterrupt):
+            deploy(request, bundle, options=other)
+    report = deploy(request, bundle, options=OPTIONS)
+    assert states(report)["build"] == "done now"
+    assert open_engine(bundle / "engines" / "tensorrt-rtx-body").manifest.architectures == ["86"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["999"]}, "does not build for compute capability 999"),
+        ({"backend": "openvino"}, "Unknown backend"),
+        ({"options": BuilderOptions(dla_core=0)}, "DLA|accelerator"),
+    ],
+)
+def test_what_the_backend_cannot_do_is_said_before_the_export(
+    request_: ModelRequest, tmp_path: Path, changes: dict[str, Any], message: str, dry_run: bool
+) -> None:
+    options = DeployOptions(export=OPTIONS.export, build={**BUILD, **changes}, run=False)
+    with pytest.raises(DinatDeployError, match=message):
+        deploy(request_, tmp_path / "b", options=options, dry_run=dry_run)
+    assert not (tmp_path / "b").exists()
+
+
+def test_files_and_places_are_looked_at_in_a_dry_run_too(
+    tiny_config_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        deploy(ModelRequest(config="nope.json"), tmp_path / "b", options=OPTIONS, dry_run=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    request = ModelRequest(config=tiny_config_file)
+    with pytest.raises(OutputError, match="is a directory with other content"):
+        deploy(request, tmp_path / "mine", options=OPTIONS, dry_run=True)
+
+
+def test_a_path_that_is_no_bundle_is_not_taken_for_a_model(
+    tiny_bundle: Path, tiny_config_file: Path
+) -> None:
+    with pytest.raises(BundleError, match=r"is a file in a bundle.*deploy .*tiny`"):
+        deploy(tiny_bundle / "model.onnx", options=OPTIONS)
+    for path in (tiny_config_file, "out/nowhere"):
+        with pytest.raises(BundleError, match="neither a bundle nor the name of a published"):
+            deploy(path, options=OPTIONS)
 
 
 @pytest.mark.rtx

@@ -215,7 +215,7 @@ def test_interrupting_leaves_nothing_behind(
     os.kill(process.pid, number)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130, messages
-    assert "Interrupted; nothing was written." in messages
+    assert "Interrupted. Nothing was written." in messages
     assert "Traceback" not in messages
     assert list(out.iterdir()) == []
 
