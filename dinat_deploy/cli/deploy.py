@@ -106,8 +106,8 @@ def _refuse_export_options() -> None:
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name in (*_MODEL, *_GRAPH):
             raise click.UsageError(
-                f"{max(parameter.opts, key=len)} is about exporting a model, and a bundle is named. Leave "
-                "one of them out."
+                f"{max(parameter.opts, key=len)} is about exporting a model, and a bundle is "
+                "named. Leave one of them out."
             )
 
 

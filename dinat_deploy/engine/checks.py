@@ -198,8 +198,8 @@ def _check_gpu(engine: Engine, here: Here, notes: list[str]) -> None:
         raise EngineError(
             f"{engine.path} runs on an NVIDIA GPU of compute capability {targets}, and this "
             "machine has none, or no driver for it.",
-            "Run it on a machine with such a GPU; the ONNX file runs here: "
-            "`dinat-deploy verify BUNDLE`.",
+            "Run it on a machine with such a GPU. The bundle that it was built from runs here, in "
+            "ONNX Runtime.",
         )
     found = f"{gpu.name} in this machine has compute capability {gpu.capability}"
     if manifest.runtime.flavor == "tensorrt-rtx" or manifest.gpu is None:

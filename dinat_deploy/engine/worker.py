@@ -84,7 +84,7 @@ def build(task: BuildTask, channel: Channel) -> BuildOutcome:
     if plan is None:
         raise EngineError(
             f"{api.TITLES[task.flavor]} could not build the engine." + api.listed(log.errors),
-            "--verbose-log FILE records everything that it says.",
+            _cure(task),
         )
     built = time.monotonic()
     channel.send("stage", name="Writing the plan")
@@ -166,6 +166,14 @@ def _peak_memory() -> int | None:
         return None
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
     return int(found[1]) * 1024 if found else None
+
+
+def _cure(task: BuildTask) -> str:
+    if task.options.workspace_mib is not None:
+        return f"It may need more than the {task.options.workspace_mib} MiB of --workspace."
+    if task.verbose_log is not None:
+        return f"{task.verbose_log} holds everything that it said."
+    return "--verbose-log FILE records everything that it says."
 
 
 def _end_with_the_parent() -> None:

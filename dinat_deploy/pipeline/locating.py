@@ -88,7 +88,8 @@ def _published(target: str) -> Located:
         return Located("zoo", Path(get_variant(target).name))
     raise BundleError(
         f"There is no bundle, ONNX file or engine {target}.",
-        "Make one with `dinat-deploy export` or `dinat-deploy build`.",
+        "Make one with `dinat-deploy export` or `dinat-deploy build`; `dinat-deploy models` lists "
+        "the names of published models.",
     )
 
 

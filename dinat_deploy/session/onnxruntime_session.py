@@ -185,15 +185,26 @@ class OnnxRuntimeSession:
         except DinatDeployError:
             raise
         except Exception as error:
+            said = str(error).splitlines()[0]
             raise BundleError(
-                f"ONNX Runtime cannot load {self.path}: {str(error).splitlines()[0]}",
-                "If it was exported with --body none, it needs the operator's library. "
-                + BUILD_THE_LIBRARY
-                if not self.library and "dinat:" in str(error)
-                else "",
+                f"ONNX Runtime cannot load {self.path}: {said}", self._cure_of(said)
             ) from None
         providers.confirm(session, chosen)
         return session
+
+    def _cure_of(self, said: str) -> str:
+        """What helps with a file that ONNX Runtime does not load."""
+        if not self.library and "dinat:" in said:
+            return (
+                "If it was exported with --body none, it needs the operator's library. "
+                + BUILD_THE_LIBRARY
+            )
+        if "NOT_IMPLEMENTED" in said and self.path.name.startswith("model.bf16"):
+            return (
+                f"It has few operators for bfloat16. Run it in PyTorch as torch:{self.path}, or "
+                "build an engine from it."
+            )
+        return ""
 
     def _provider_options(self, load: LoadOptions) -> providers.ProviderOptions:
         cache = None
