@@ -79,9 +79,16 @@ def refuse_to_replace(target: Path, replaceable: Callable[[Path], bool]) -> None
     Args:
         replaceable: as of :func:`whole_directory`.
     """
-    if _may_be_replaced(target, replaceable):
-        return
-    if target.exists() or target.is_symlink():
+    try:
+        if _may_be_replaced(target, replaceable):
+            return
+        taken = target.exists() or target.is_symlink()
+    except OSError as error:  # such as a name that is too long
+        raise OutputError(
+            f"{target} cannot be written: {_reason(error)}.",
+            "Choose another --output, or mend the permissions.",
+        ) from None
+    if taken:
         what = "a directory with other content" if target.is_dir() else "a file"
         raise OutputError(
             f"{target} exists and is {what}.", "Choose another --output, or remove it first."
