@@ -158,7 +158,7 @@ def build(
     with whole_directory(plan.output, replaceable=is_engine) as partial:
         update: dict[str, Any] = {"plan": (partial / PLAN).absolute()}
         with progress.stage("Reading the ONNX file"):
-            source = _source(plan)
+            source = source_of(plan)
             if plan.strip_body:
                 stripped = (partial / _STRIPPED).absolute()
                 update["model"] = strip_body(plan.task.model, stripped, plan.model.external)
@@ -196,7 +196,8 @@ def _remember(manifest: EngineManifest, plan: Path) -> list[str]:
     return []
 
 
-def _source(plan: BuildPlan) -> OnnxSource:
+def source_of(plan: BuildPlan) -> OnnxSource:
+    """The ONNX file of a plan, as the manifest records it."""
     if plan.bundle is not None and not plan.model.external:
         # Its digest was compared when the bundle was found.
         file = plan.model.path.name

@@ -107,19 +107,18 @@ def request_key(request: ModelRequest, options: Mapping[str, Any]) -> str:
     content = asdict(request)
     for name in _FILES:
         if content[name] is not None:
-            content[name] = _digests(Path(content[name]))
+            content[name] = _content(Path(content[name]))
     return key({"request": content, "options": dict(options), "version": __version__})
 
 
-def _digests(path: Path) -> dict[str, str]:
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else []
+def _content(path: Path) -> str | dict[str, str]:
+    """Digest of a file, or of every file below a directory."""
     try:
-        return {str(entry.relative_to(path)): sha256(entry) for entry in files or [path]}
+        return digests(path, sorted(path.rglob("*"))) if path.is_dir() else sha256(path)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}.", "Check the path.") from None
 
 
-def digests(bundle: Path, files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of files in a bundle, by their path within it; those that are not there are left
-    out."""
-    return {str(file.relative_to(bundle)): sha256(file) for file in files if file.is_file()}
+def digests(directory: Path, files: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of files in a directory, by their path within it; what is no file is left out."""
+    return {str(file.relative_to(directory)): sha256(file) for file in files if file.is_file()}

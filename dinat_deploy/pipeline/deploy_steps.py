@@ -20,10 +20,10 @@ from dinat_deploy.bundle import (
 )
 from dinat_deploy.engine.builder import PLAN
 from dinat_deploy.engine.devices import current_gpu
-from dinat_deploy.engine.manifest import MANIFEST, onnx_source, open_engine
+from dinat_deploy.engine.manifest import MANIFEST, open_engine
 from dinat_deploy.errors import DinatDeployError
 from dinat_deploy.files import sha256, write_whole
-from dinat_deploy.pipeline.building import BuildPlan, build, plan_build
+from dinat_deploy.pipeline.building import BuildPlan, build, plan_build, source_of
 from dinat_deploy.pipeline.deploy_record import StepName, digests, key, request_key
 from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.progress import Progress
@@ -189,7 +189,7 @@ class Build:
                 "builder": plan.version,
                 "version": __version__,
                 "plugin": sha256(plan.task.plugin.library) if plan.task.plugin else None,
-                "onnx": onnx_source(plan.model.path, plan.model.external).model_dump(),
+                "onnx": source_of(plan).model_dump(),
                 "gpu": _gpu() if plan.flavor == "tensorrt" else None,
             }
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +83,6 @@ def deploy(
     *,
     options: DeployOptions | None = None,
     dry_run: bool = False,
-    on_step: Callable[[StepReport], None] = lambda step: None,
     progress: Progress | None = None,
 ) -> DeployReport:
     """Export a model, convert it, build its engine, compare that with PyTorch and measure it.
@@ -98,7 +96,6 @@ def deploy(
         output: directory of the bundle, ``out/NAME`` by default.
         options: of all steps.
         dry_run: only find out what would be done.
-        on_step: told of every step when it is over.
 
     Returns:
         The report. An engine that differs from PyTorch is not measured.
@@ -135,18 +132,15 @@ def deploy(
         if isinstance(step, Build) and not open_end:
             report.engine = step.engine
         report.steps.append(entry)
-        on_step(entry)
         if entry.state == "failed":
             report.passed = False
             break
     if not options.run:
-        left = StepReport(
-            "verify", "skipped", "--no-run: compare it where its GPU is, with `dinat-deploy verify`"
+        where = "--no-run: compare it where its GPU is, with `dinat-deploy verify`"
+        report.steps.append(StepReport("verify", "skipped", where))
+        report.steps.append(
+            StepReport("bench", "skipped", "--no-run: measure it there with `bench`")
         )
-        measure = StepReport("bench", "skipped", "--no-run: measure it there with `bench`")
-        report.steps += [left, measure]
-        on_step(left)
-        on_step(measure)
     report.seconds = round(time.monotonic() - started, 3)
     return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ def prepare(session: TorchSession, feeds: Feeds, options: RunOptions) -> Prepare
     return GpuRun(session, feeds, options)
 
 
-class _Run:
+class _Run(ABC):
     """What runs on both devices share."""
 
     kind: Literal["cpu", "gpu"]
@@ -73,8 +74,9 @@ class _Run:
                 self._session.call(self._inputs)
         return layers.times(iterations)
 
+    @abstractmethod
     def _clock(self) -> Callable[[], Any]:
-        raise NotImplementedError
+        """What layers are timed with; see :class:`_Layers`."""
 
     def memory(self) -> MemoryUse:
         tensors = [*self._session.module.parameters(), *self._session.module.buffers()]
