@@ -7,13 +7,12 @@ its name alone. TensorRT 11 describes tensors in other words than 10 (``I/O Tens
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from dinat_deploy.engine.builder import EngineLayer
 from dinat_deploy.engine.onnx_file import OP_TYPES
 from dinat_deploy.errors import EngineError
-from dinat_deploy.session.tensorrt_api import origins
+from dinat_deploy.session.tensorrt_api import described_layers, origins
 
 PLUGIN = "plugin"
 # LayerType of a plugin is PluginV3 or PluginV2, and PluginType the plugin's name.
@@ -37,14 +36,9 @@ def parse_layers(text: str) -> list[EngineLayer]:
         EngineError: it is not the inspector's JSON.
     """
     try:
-        # Metadata is separated by control characters, which not every version escapes.
-        described = json.loads(text, strict=False)
+        return [_layer(entry) for entry in described_layers(text)]
     except ValueError as error:
-        raise _unreadable(f"it is no JSON: {error}") from None
-    layers = described.get("Layers") if isinstance(described, dict) else None
-    if not isinstance(layers, list):
-        raise _unreadable("it has no list of layers")
-    return [_layer(entry) for entry in layers]
+        raise _unreadable(str(error)) from None
 
 
 def _layer(entry: Any) -> EngineLayer:

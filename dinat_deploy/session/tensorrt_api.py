@@ -7,6 +7,7 @@ always the module ``tensorrt`` or ``tensorrt_rtx``.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -179,6 +180,24 @@ def make_logger(trt: Any, log: Log) -> Any:
             log.add(severity.name, message)
 
     return Logger()
+
+
+def described_layers(text: str) -> list[Any]:
+    """Layers out of the engine inspector's JSON, in the order in which they run: an object each, or
+    its mere name if the engine was built without detailed verbosity.
+
+    Raises:
+        ValueError: it is not the inspector's JSON; says why, without a full stop.
+    """
+    try:
+        # Metadata is separated by control characters, which not every version escapes.
+        described = json.loads(text, strict=False)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from None
+    layers = described.get("Layers") if isinstance(described, dict) else None
+    if not isinstance(layers, list):
+        raise ValueError("it has no list of layers")
+    return layers
 
 
 def type_name(dtype: Any) -> str:

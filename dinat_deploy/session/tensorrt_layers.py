@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from dinat_deploy.session.base import LayerTime
-from dinat_deploy.session.tensorrt_api import origins
+from dinat_deploy.session.tensorrt_api import described_layers, origins
 from dinat_deploy.session.tensorrt_engine import LoadedEngine
 
 # What the names of our operators begin with; graph.schema has them, and needs the package onnx.
@@ -20,9 +19,8 @@ def describe_layers(engine: LoadedEngine) -> dict[str, Mapping[str, Any]]:
     inspector = engine.engine.create_engine_inspector()
     text = inspector.get_engine_information(engine.trt.LayerInformationFormat.JSON)
     try:
-        # Metadata is separated by control characters, which not every version escapes.
-        layers = json.loads(text, strict=False)["Layers"]
-    except (ValueError, KeyError, TypeError):
+        layers = described_layers(text)
+    except ValueError:
         return {}
     found: dict[str, Mapping[str, Any]] = {}
     for layer in layers:

@@ -62,6 +62,7 @@ RETURNS: dict[str, str | tuple[str, ...]] = {
     "_deserialize": "ICudaEngine",
     "_deserialize_buffer": "ICudaEngine",
     "_logger": "ILogger",
+    "described_layers": PYTHON,
     # Subclasses of TensorRT's interfaces, of which we use what we added.
     "make_debug_listener": PYTHON,
     "make_output_allocator": PYTHON,
