@@ -30,10 +30,12 @@ MODEL = "model.onnx"
 EXTERNAL_DATA = "model.onnx.data"
 MANIFEST = "model.json"
 REFERENCE = "reference.npz"
-# 2 has variants. A manifest without any is still written as 1, for readers that know only that.
-FORMAT_VERSION = 2
+CALIBRATION = "calibration.json"
+# 2 has variants, 3 quantized ones and ones that take pixels. A manifest is written in the oldest
+# format that can say what it says, for readers that know only that.
+FORMAT_VERSION = 3
 
-VariantPrecision = Literal["fp16", "bf16", "int8"]
+VariantPrecision = Literal["fp16", "bf16", "int8", "fp8"]
 VariantFile = Annotated[str, Field(pattern=r"^model\.[a-z0-9]+\.onnx$")]
 FloatArray = npt.NDArray[np.float32]
 
@@ -107,12 +109,38 @@ class VariantVerification(Verification):
     simulated: bool = False
 
 
+class Quantization(_Record):
+    """How a variant was quantized.
+
+    Attributes:
+        rest: what the other nodes compute in, but for those that stay in float32.
+        nodes: products whose factors are quantized.
+        excluded: products that are not, by reason.
+        pairs: further tensors that are quantized, such as residual sums.
+        macs: share of the model's multiply-accumulates that the nodes do (0 to 1).
+        estimator: of the ranges of activations.
+        calibration_sha256: of the ``calibration.json`` that they were taken from.
+    """
+
+    rest: Literal["fp32", "fp16", "bf16"]
+    nodes: list[str]
+    excluded: list[Island] = Field(default_factory=list)
+    pairs: list[str] = Field(default_factory=list)
+    macs: float
+    estimator: str
+    calibration_sha256: str
+
+
 class Variant(_Record):
     """The model in another precision, in an ONNX file of its own beside ``model.onnx``.
+
+    An input of type uint8 takes pixels, 0 to 255, in the layout of ``model.onnx``; the graph
+    normalises them.
 
     Attributes:
         sha256: of the ONNX file; ``data_sha256`` of its external data if it has any.
         float32: what stays in float32.
+        quantization: of a quantized variant.
         created_by: the tool and its version.
     """
 
@@ -122,14 +150,24 @@ class Variant(_Record):
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     float32: list[Island] = Field(default_factory=list)
+    quantization: Quantization | None = None
     verification: VariantVerification | None = None
     created_by: str
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether its inputs are pixels, which the graph normalises."""
+        return any(spec.dtype == "uint8" for spec in self.inputs)
+
+    @property
+    def _format(self) -> Literal[2, 3]:
+        return 3 if self.quantization is not None or self.takes_pixels else 2
 
 
 class Manifest(_Record):
     """Content of ``model.json``; ``variants`` by the name of their file."""
 
-    format_version: Literal[1, 2] = 1
+    format_version: Literal[1, 2, 3] = 1
     name: str
     config: ModelConfig
     weights: Weights
@@ -144,12 +182,14 @@ class Manifest(_Record):
     def with_variants(self, variants: dict[str, Variant]) -> Manifest:
         """The same with these variants, in the format that they need."""
         ordered = dict(sorted(variants.items()))
-        return self.model_copy(
-            update={"variants": ordered, "format_version": FORMAT_VERSION if ordered else 1}
-        )
+        version = max((variant._format for variant in ordered.values()), default=1)
+        return self.model_copy(update={"variants": ordered, "format_version": version})
 
     def to_json(self) -> str:
         data = self.model_dump(mode="json", exclude=None if self.variants else {"variants"})
+        for variant in data.get("variants", {}).values():
+            if variant["quantization"] is None:
+                del variant["quantization"]
         return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -53,6 +53,10 @@ class ImageError(DinatDeployError):
     """An input picture that cannot be used."""
 
 
+class DataError(DinatDeployError):
+    """Images or labels that cannot be used."""
+
+
 class OutputError(DinatDeployError):
     """A place that cannot be written to."""
 

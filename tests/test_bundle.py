@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinat_deploy.bundle import Case, is_bundle, open_bundle, read_cases, write_cases
+from dinat_deploy.bundle import (
+    FORMAT_VERSION,
+    Case,
+    is_bundle,
+    open_bundle,
+    read_cases,
+    write_cases,
+)
 from dinat_deploy.errors import BundleError
 
 
@@ -76,9 +83,9 @@ def test_damaged_manifests_are_refused(text: str, bundle: Path) -> None:
 
 
 def test_newer_formats_ask_for_an_upgrade(bundle: Path) -> None:
-    edit(bundle, lambda data: data.update(format_version=3))
+    edit(bundle, lambda data: data.update(format_version=FORMAT_VERSION + 1))
     with pytest.raises(
-        BundleError, match="has format 3; this dinat-deploy reads up to 2"
+        BundleError, match=f"has format {FORMAT_VERSION + 1}; this dinat-deploy reads up to {FORMAT_VERSION}"
     ) as caught:
         open_bundle(bundle)
     assert caught.value.cure == "Upgrade dinat-deploy."

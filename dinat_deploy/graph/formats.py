@@ -1,4 +1,4 @@
-"""The 16-bit floating-point formats, and what rounding to them does to numbers."""
+"""The number formats below float32, and what rounding to the 16-bit ones does to numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 Precision = Literal["fp16", "bf16"]
+QuantizedPrecision = Literal["int8", "fp8"]
 _FP16, _BF16 = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 _BLOCK = 1 << 18  # values that fit the cache
 
@@ -40,6 +41,35 @@ FORMATS: dict[str, Format] = {
     for form in (
         Format("fp16", "float16", _FP16, _FP16.numpy(), (2 - 2.0**-10) * 2.0**15, 2.0**-14),
         Format("bf16", "bfloat16", _BF16, _BF16.numpy(), (2 - 2.0**-7) * 2.0**127, 2.0**-126),
+    )
+}
+
+
+@dataclass(frozen=True)
+class QuantizedFormat:
+    """A format of numbers that stand for themselves times a scale.
+
+    Attributes:
+        precision: its short name, as on the command line.
+        name: its name in full.
+        data_type: its ONNX type.
+        largest: its largest number in use; the range is symmetric, and the scale of a tensor is its
+            largest absolute value over this.
+        opset: the first version of the standard operators whose Q/DQ nodes know it.
+    """
+
+    precision: QuantizedPrecision
+    name: str
+    data_type: ir.DataType
+    largest: float
+    opset: int
+
+
+QUANTIZED_FORMATS: dict[str, QuantizedFormat] = {
+    form.precision: form
+    for form in (
+        QuantizedFormat("int8", "int8", ir.DataType.INT8, 127.0, 13),
+        QuantizedFormat("fp8", "float8 (E4M3)", ir.DataType.FLOAT8E4M3FN, 448.0, 19),
     )
 }
 

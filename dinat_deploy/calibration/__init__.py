@@ -1,0 +1,1 @@
+"""Ranges of activations, recorded on data, and what quantizing each layer costs."""

@@ -1,0 +1,1 @@
+"""Images, with labels or without, read one at a time."""

@@ -1,0 +1,1 @@
+"""INT8 and FP8 in a graph: where QuantizeLinear and DequantizeLinear stand, and their scales."""
