@@ -85,7 +85,8 @@ def test_damaged_manifests_are_refused(text: str, bundle: Path) -> None:
 def test_newer_formats_ask_for_an_upgrade(bundle: Path) -> None:
     edit(bundle, lambda data: data.update(format_version=FORMAT_VERSION + 1))
     with pytest.raises(
-        BundleError, match=f"has format {FORMAT_VERSION + 1}; this dinat-deploy reads up to {FORMAT_VERSION}"
+        BundleError,
+        match=f"has format {FORMAT_VERSION + 1}; this dinat-deploy reads up to {FORMAT_VERSION}",
     ) as caught:
         open_bundle(bundle)
     assert caught.value.cure == "Upgrade dinat-deploy."
