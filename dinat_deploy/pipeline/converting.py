@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
-
-import onnx_ir as ir
+from typing import get_args
 
 from dinat_deploy import __version__
 from dinat_deploy.bundle import (
     MANIFEST,
     MODEL,
     Bundle,
-    Island,
     Manifest,
-    TensorSpec,
     Variant,
     external_data_name,
     is_bundle,
@@ -26,22 +21,19 @@ from dinat_deploy.bundle import (
 )
 from dinat_deploy.errors import BundleError, ConfigError, ConversionError
 from dinat_deploy.files import hidden_directory, sha256, write_whole
-from dinat_deploy.graph import islands, schema
-from dinat_deploy.graph import precision as rewriting
-from dinat_deploy.graph.formats import FORMATS, Format, Precision, Rounding
-from dinat_deploy.graph.ranges import Ranges
+from dinat_deploy.graph import islands
+from dinat_deploy.graph.formats import FORMATS, Precision
 from dinat_deploy.parity import Tolerance
 from dinat_deploy.pipeline import conversion_checks as checks
-from dinat_deploy.pipeline.conversion_report import ConvertReport, WeightReport
+from dinat_deploy.pipeline.conversion_report import ConvertReport
+from dinat_deploy.pipeline.conversion_writing import IO_TYPES, IoType, Recipe, write
 from dinat_deploy.progress import Progress, Silent
 
-IoType = Literal["fp32", "fp16"]
 DEFAULT_SEED = 2000
 # The largest error allowed by default, relative to the largest value of an output: three times that
 # of the features of dinat_mini, which are off by more than its logits.
 DEFAULT_ATOL = 1e-3
 DEFAULT_RTOL: dict[str, float] = {"fp16": 2e-2, "bf16": 1e-1}
-_IO_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 _LARGEST_SHOWN = 5
 
 
@@ -105,7 +97,8 @@ def convert(
     with hidden_directory(bundle.path / file) as partial:
         ranges, cases = checks.run_float32(bundle, cases, partial, progress)
         with progress.stage(f"Writing {file}"):
-            made = _write(bundle, partial / file, form, io, ranges, keep_float32, margin)
+            recipe = Recipe(form, io, keep_float32, margin)
+            made = write(bundle, partial / file, recipe, ranges)
             gc.collect()  # the graph refers to itself, and holds all weights
         runs = []
         if verify:
@@ -148,7 +141,7 @@ def _check_options(precision: str, io: str, margin: float, random_cases: int) ->
     if precision not in FORMATS:
         raise ConfigError(f"Unknown precision {precision!r}.", f"Use {' or '.join(FORMATS)}.")
     if io not in get_args(IoType):
-        raise ConfigError(f"Unknown type of inputs {io!r}.", f"Use {' or '.join(_IO_TYPES)}.")
+        raise ConfigError(f"Unknown type of inputs {io!r}.", f"Use {' or '.join(IO_TYPES)}.")
     if not 0 < margin <= 1:
         raise ConfigError(f"The margin is {margin}; expected more than 0, up to 1.", "Change it.")
     if random_cases < 0:
@@ -173,113 +166,6 @@ def _open(path: Path) -> Bundle:
     if path.name != MODEL:
         raise BundleError(f"{path} is not the model of its bundle.", f"Pass {bundle.path}.")
     return bundle
-
-
-@dataclass(frozen=True)
-class _Made:
-    inputs: list[TensorSpec]
-    outputs: list[TensorSpec]
-    islands: list[Island]
-    conversion: rewriting.Conversion
-    weights: WeightReport
-
-
-def _write(
-    bundle: Bundle,
-    file: Path,
-    form: Format,
-    io: IoType,
-    ranges: Ranges,
-    keep: Sequence[str],
-    margin: float,
-) -> _Made:
-    schema.register()
-    model = ir.load(bundle.model_path)
-    if io == "fp16":
-        _check_io(model, ranges)
-    roundings = islands.weight_roundings(model, form)
-    asked = islands.rules(
-        model,
-        form,
-        # bfloat16 has the range of float32.
-        ranges=ranges if form.precision == "fp16" else None,
-        weights=roundings,
-        keep=keep,
-        margin=margin,
-    )
-    float32 = islands.find_islands(model, asked)
-    _check_patterns(keep, model)
-    conversion = rewriting.convert(model, form, float32, _IO_TYPES[io])
-    if conversion.converted == 0:
-        raise ConversionError(
-            f"All nodes would stay in float32, and none become {form.name}.",
-            "Name fewer with --keep-float32, or build from the float32 model.",
-        )
-    checks.save(model, file)
-    return _Made(
-        inputs=[_spec(value) for value in model.graph.inputs],
-        outputs=[_spec(value) for value in model.graph.outputs],
-        islands=_grouped(float32),
-        conversion=conversion,
-        weights=_weight_report(model, form, roundings),
-    )
-
-
-def _check_io(model: ir.Model, ranges: Ranges) -> None:
-    largest = FORMATS["fp16"].largest
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        found = ranges.tensors.get(str(value.name), 0.0)
-        if found > largest:
-            raise ConversionError(
-                f"{value.name} reaches {found:.3g}, and float16 ends at {largest:g}.",
-                "Leave inputs and outputs in float32 (--io fp32).",
-            )
-
-
-def _check_patterns(keep: Sequence[str], model: ir.Model) -> None:
-    for pattern in keep:
-        rule = islands.Requested([pattern])
-        if not any(rule.reason(node) for node in model.graph):
-            raise ConfigError(
-                f"No node is named like {pattern!r}.",
-                f"Names look like {model.graph[0].name}; `dinat-deploy inspect` shows more.",
-            )
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    assert value.shape is not None and value.dtype is not None and value.name is not None
-    shape = [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
-    return TensorSpec(name=value.name, dtype=value.dtype.name.lower(), shape=shape)
-
-
-def _grouped(float32: Mapping[ir.Node, str]) -> list[Island]:
-    """Nodes by their reason, the most frequent reason first."""
-    groups: dict[str, list[str]] = {}
-    for node, reason in float32.items():
-        groups.setdefault(reason, []).append(str(node.name))
-    ordered = sorted(groups.items(), key=lambda entry: -len(entry[1]))
-    return [Island(reason=reason, nodes=nodes) for reason, nodes in ordered]
-
-
-def _weight_report(
-    model: ir.Model, form: Format, roundings: Mapping[str, Rounding]
-) -> WeightReport:
-    # A weight that is needed in both types has the format's name after its own.
-    names = {
-        str(value.name).removesuffix(f"/{form.name}")
-        for value in model.graph.initializers.values()
-        if value.dtype == form.data_type
-    }
-    stored = {name: found for name, found in roundings.items() if name in names}
-    values = sum(found.values for found in stored.values())
-    worst = max(stored, key=lambda name: stored[name].error, default="")
-    return WeightReport(
-        values=values,
-        subnormal=sum(found.subnormal for found in stored.values()) / max(values, 1),
-        lost=sum(found.lost for found in stored.values()),
-        worst=worst,
-        worst_error=stored[worst].error if worst else 0.0,
-    )
 
 
 def _size(directory: Path, file: str) -> int:
