@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -46,7 +47,49 @@ def count_onnx(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
         BundleError: the file cannot be read, a shape cannot be inferred, or an operator's
             products cannot be counted. There is no partial count.
     """
-    path = Path(path)
+    counted = _counted(Path(path), shapes or {})
+    return Work(
+        macs=sum(node.macs for node in counted.nodes),
+        attention_macs=sum(node.macs for node in counted.nodes if node.of_activations),
+        weight_bytes=counted.weight_bytes,
+        io_bytes=counted.io_bytes,
+        counted_from="onnx",
+    )
+
+
+def macs_by_node(
+    path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, int]:
+    """Multiply-accumulates of each node that has any, by its name, in the order of the graph.
+
+    Counted as by :func:`count_onnx`, which gives their sum. Nodes of inlined functions have the
+    names that inlining gives them.
+
+    Raises:
+        BundleError: as of :func:`count_onnx`.
+    """
+    found: dict[str, int] = {}
+    for node in _counted(Path(path), shapes or {}).nodes:
+        if node.macs:
+            found[node.name] = found.get(node.name, 0) + node.macs
+    return found
+
+
+@dataclass(frozen=True)
+class _Node:
+    name: str
+    macs: int
+    of_activations: bool
+
+
+@dataclass(frozen=True)
+class _Counted:
+    nodes: list[_Node]
+    weight_bytes: int
+    io_bytes: int
+
+
+def _counted(path: Path, shapes: Mapping[str, Sequence[int]]) -> _Counted:
     model = load_structure(path)
     # Bodies of our operator must neither be counted nor be inlined.
     ours = [f for f in model.functions if f.domain == DOMAIN and f.name in OP_TYPES]
@@ -56,7 +99,7 @@ def count_onnx(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
         model = inliner.inline_local_functions(model)
     weights, weight_bytes = _take_out_weights(model.graph, path.parent)
     attention = _take_out_attention(model.graph)
-    _set_shapes(model.graph, weights, shapes or {})
+    _set_shapes(model.graph, weights, shapes)
     try:
         model = shape_inference.infer_shapes(model, data_prop=True)
     except (shape_inference.InferenceError, onnx.checker.ValidationError) as error:
@@ -66,25 +109,17 @@ def count_onnx(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = No
         ) from None
     known = _Tensors(model.graph)
     constant = _constants(model.graph.node, weights)
-    macs = attention_macs = 0
+    nodes = []
     for node in model.graph.node:
         if constant.issuperset(node.output):
             continue
         replaced = attention.get(node.output[0])
         count = _count(node, known) if replaced is None else _neighborhood(replaced, node, known)
-        macs += count
         of_activations = constant.isdisjoint(_factors(node)) and node.op_type not in _CONVOLUTIONS
-        if replaced is not None or of_activations:
-            attention_macs += count
+        nodes.append(_Node(node.name, count, replaced is not None or of_activations))
     ends = [info.name for info in model.graph.input if info.name not in weights]
     ends += [info.name for info in model.graph.output]
-    return Work(
-        macs=macs,
-        attention_macs=attention_macs,
-        weight_bytes=weight_bytes,
-        io_bytes=sum(known.bytes(name) for name in ends),
-        counted_from="onnx",
-    )
+    return _Counted(nodes, weight_bytes, sum(known.bytes(name) for name in ends))
 
 
 def _take_out_attention(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dinat_deploy.errors import BundleError
 from dinat_deploy.exporter import to_onnx
 from dinat_deploy.graph import schema
-from dinat_deploy.measurement.onnx_work import count_onnx
+from dinat_deploy.measurement.onnx_work import count_onnx, macs_by_node
 from dinat_deploy.measurement.roofline import count_work
 from dinat_deploy.models.complexity import cost, parameter_count
 from dinat_deploy.models.config import ModelConfig
@@ -66,6 +66,18 @@ def saved(built: onnx.ModelProto, folder: Path) -> Path:
 
 def floats(*shape: int) -> np.ndarray:
     return np.ones(shape, np.float32)
+
+
+def test_each_node_has_its_share_of_the_count(tmp_path: Path) -> None:
+    path = export(tmp_path / "model.onnx", TINY, (1, 3, 64, 64))
+    by_node = macs_by_node(path)
+    assert sum(by_node.values()) == count_onnx(path).macs
+    # 16 x 16 tokens; a linear layer from 32 channels to three times as many; 3 x 3 neighbours.
+    dim, tokens = TINY.embed_dim, 16 * 16
+    assert by_node["levels.0.blocks.0.attn.qkv/MatMul"] == tokens * dim * 3 * dim
+    attention = by_node["levels.0.blocks.0.attn/NeighborhoodAttention2D"]
+    assert attention == 2 * tokens * dim * TINY.kernel_size**2
+    assert 0 not in by_node.values()
 
 
 # --- our models ------------------------------------------------------------------------------------
