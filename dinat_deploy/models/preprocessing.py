@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dinat_deploy.errors import ImageError
 
 FloatArray = npt.NDArray[np.float32]
+PixelArray = npt.NDArray[np.uint8]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -25,6 +26,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_LARGEST_PIXEL = 255
 
 
 class Preprocessing(BaseModel):
@@ -66,17 +68,50 @@ class Preprocessing(BaseModel):
 
     def __call__(self, image: Image.Image) -> FloatArray:
         """An RGB (or, for one channel, grey) picture as normalised float32 ``[C, H, W]``."""
+        return self.normalize(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> PixelArray:
+        """The same picture, resized and cropped only: uint8 ``[C, H, W]``."""
         image = image.convert("L" if len(self.mean) == 1 else "RGB")
-        image = image.resize(self._resized(image.size), _FILTERS[self.interpolation])
+        resized, box = self.geometry(image.size)
         height, width = self.crop
-        left = round((image.width - width) / 2.0)
-        top = round((image.height - height) / 2.0)
-        image = image.crop((left, top, left + width, top + height))
-        pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
-        pixels = pixels.reshape(height, width, len(self.mean))
+        image = image.resize(resized, _FILTERS[self.interpolation]).crop(box)
+        pixels = np.asarray(image, dtype=np.uint8).reshape(height, width, len(self.mean))
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def normalize(self, pixels: npt.NDArray[Any]) -> FloatArray:
+        """Pixels 0 to 255 ``[..., C, H, W]`` as the model's float32 input."""
+        mean, std = self._channels()
+        return (pixels.astype(np.float32) / np.float32(_LARGEST_PIXEL) - mean) / std
+
+    def nearest_pixels(self, images: FloatArray) -> PixelArray:
+        """The pixels whose normalised values are closest to ``images`` ``[..., C, H, W]``, which
+        need not be pixels: they are rounded, and clipped to 0 to 255."""
+        mean, std = self._channels()
+        exact = (images * std + mean) * np.float32(_LARGEST_PIXEL)
+        return exact.round().clip(0, _LARGEST_PIXEL).astype(np.uint8)
+
+    def _channels(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation as they go with ``[..., C, H, W]``."""
+        shape = len(self.mean), 1, 1
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        normalised = (pixels - mean) / std
-        return np.ascontiguousarray(normalised.transpose(2, 0, 1), dtype=np.float32)
+        return mean.reshape(shape), std.reshape(shape)
+
+    def geometry(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """Where the pixels of a picture go.
+
+        Args:
+            size: (width, height) of the picture.
+
+        Returns:
+            Its (width, height) after resizing, and the box that is cut from that: left, top, right
+            and bottom, which may lie outside of it.
+        """
+        resized = self._resized(size)
+        height, width = self.crop
+        left = round((resized[0] - width) / 2.0)
+        top = round((resized[1] - height) / 2.0)
+        return resized, (left, top, left + width, top + height)
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) after resizing a picture of ``size`` (width, height)."""
@@ -125,3 +160,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 def load_batch(paths: Sequence[str | Path], preprocessing: Preprocessing) -> FloatArray:
     """Read and preprocess pictures: float32 ``[len(paths), C, H, W]``."""
     return np.stack([preprocessing(open_image(path)) for path in paths])
+
+
+def load_pixels(paths: Sequence[str | Path], preprocessing: Preprocessing) -> PixelArray:
+    """Read, resize and crop pictures: uint8 ``[len(paths), C, H, W]``."""
+    return np.stack([preprocessing.pixels(open_image(path)) for path in paths])

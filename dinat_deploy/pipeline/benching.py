@@ -19,8 +19,8 @@ from dinat_deploy.measurement.measuring import Maker, MeasuringInterrupted, meas
 from dinat_deploy.measurement.records import BenchOptions, BenchReport, Work
 from dinat_deploy.measurement.results import Subject, results
 from dinat_deploy.models.config import ModelConfig, describe
-from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact, parse_artefact
+from dinat_deploy.pipeline.pixels import made_up_feeds
 from dinat_deploy.progress import Progress, Silent
 from dinat_deploy.session.base import Block, LayerTime, MemoryUse, PreparedRun, RunOptions
 
@@ -184,9 +184,7 @@ class _Entry:
         )
         try:
             self._remember(artefact)
-            feeds = {
-                name: seeded_image(shape, self.options.seed) for name, shape in self.shapes.items()
-            }
+            feeds = made_up_feeds(artefact.inputs, self.shapes, self.options.seed)
             run = artefact.session.prepare(feeds, _run_options(self.options))
         except BaseException:
             artefact.close()

@@ -1,9 +1,9 @@
-"""``infer``: classify pictures with whatever can be run."""
+"""``infer``: classify pictures, or their pixels, with whatever can be run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,19 @@ import numpy.typing as npt
 
 from dinat_deploy.bundle import Bundle, TensorSpec
 from dinat_deploy.errors import BundleError
-from dinat_deploy.models.preprocessing import load_batch
+from dinat_deploy.models.preprocessing import load_batch, load_pixels
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact
+from dinat_deploy.pipeline.pixels import PIXEL_TYPE
 from dinat_deploy.progress import Progress, Silent
 
 FloatArray = npt.NDArray[np.float32]
+Shares = npt.NDArray[np.float64]  # of 1, by class
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One guess: class index, its name if known, its softmax probability (0..1)."""
+    """One guess: class index, its name if known, its softmax probability (0..1); of a segmenter a
+    class that occurs, and the share of the pixels that it has."""
 
     index: int
     label: str | None
@@ -51,7 +54,7 @@ def infer(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> list[ImagePredictions]:
-    """Classify pictures.
+    """Classify pictures; with a segmenter, say which classes occur in them and how much.
 
     Args:
         path: a bundle, an ONNX file or an engine, with the runtime before it if it is not to run
@@ -63,7 +66,7 @@ def infer(
         trust: load a plan that runs code of its own or has no manifest.
 
     Raises:
-        BundleError: the bundle is no classifier, incomplete, or was changed; or there is none.
+        BundleError: the bundle gives no classes, is incomplete, or was changed; or there is none.
         EngineError: the engine is damaged, does not fit this machine, or is not trusted.
         ImageError: a file is no picture.
     """
@@ -84,18 +87,23 @@ def _classify(
         progress.note("This bundle has random weights; its predictions mean nothing.")
     spec, output = artefact.image_input, manifest.graph.outputs[0].name
     batch = _batch(artefact, spec, len(images))
+    load: Callable[..., npt.NDArray[Any]] = load_pixels if spec.dtype == PIXEL_TYPE else load_batch
     results = []
     groups = [list(images[first : first + batch]) for first in range(0, len(images), batch)]
     for group in progress.track(groups, "Classifying"):
-        pixels = load_batch(group, manifest.preprocessing)
+        loaded = load(group, manifest.preprocessing)
         # Filled up with copies of its last picture.
-        filled = np.concatenate([pixels, *[pixels[-1:]] * (batch - len(group))])
+        filled = np.concatenate([loaded, *[loaded[-1:]] * (batch - len(group))])
         artefact.check_shapes({spec.name: list(filled.shape)})
         started = time.perf_counter()
         logits = artefact.session.run({spec.name: filled})[output]
         elapsed = 1e3 * (time.perf_counter() - started) / len(group)
         for image, row in zip(group, logits, strict=False):
-            results.append(ImagePredictions(str(image), _best(row, manifest.labels, top), elapsed))
+            shares = _softmax(row) if row.ndim == 1 else _pixel_shares(row)
+            found = _best(shares, manifest.labels, top)
+            if row.ndim > 1:
+                found = [guess for guess in found if guess.probability > 0]
+            results.append(ImagePredictions(str(image), found, elapsed))
     return results
 
 
@@ -113,7 +121,7 @@ def _classifier(artefact: Artefact) -> Bundle:
         outputs = ", ".join(spec.name for spec in graph.outputs)
         raise BundleError(
             f"{bundle.path} is no classifier: its outputs are {outputs}.",
-            "Export with --task classification to classify pictures.",
+            "Export with --task classification or semantic to classify pictures or their pixels.",
         )
     return bundle
 
@@ -129,11 +137,20 @@ def _batch(artefact: Artefact, spec: TensorSpec, images: int) -> int:
     return max(sizes.min[0], min(sizes.opt[0], images))
 
 
-def _best(logits: FloatArray, labels: list[str] | None, top: int) -> list[Prediction]:
+def _softmax(logits: FloatArray) -> Shares:
     weights = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = weights / weights.sum()
-    order = np.argsort(-probabilities, kind="stable")[:top]
+    return weights / weights.sum()
+
+
+def _pixel_shares(logits: FloatArray) -> Shares:
+    """Share of the pixels whose best class is each one: logits ``[K, h, w]`` -> ``[K]``."""
+    best = logits.argmax(axis=0)
+    return np.bincount(best.ravel(), minlength=len(logits)) / best.size
+
+
+def _best(shares: Shares, labels: list[str] | None, top: int) -> list[Prediction]:
+    order = np.argsort(-shares, kind="stable")[:top]
     return [
-        Prediction(int(index), labels[index] if labels else None, float(probabilities[index]))
+        Prediction(int(index), labels[index] if labels else None, float(shares[index]))
         for index in order
     ]

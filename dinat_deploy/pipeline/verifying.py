@@ -12,6 +12,8 @@ from dinat_deploy.bundle import Bundle, Case
 from dinat_deploy.errors import BundleError, MissingDependencyError
 from dinat_deploy.parity import Errors, Tolerance, compare_all, tolerance_for
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact
+from dinat_deploy.pipeline.pixels import Pixels, pixels_of
+from dinat_deploy.pipeline.running import onnxruntime_session
 from dinat_deploy.pipeline.verify_cases import (
     Origin,
     Work,
@@ -128,6 +130,9 @@ def verify(
     digest has been checked against the one taken of the checkpoint at export. Where PyTorch is not
     installed, the outputs recorded at export take its place, for the recorded inputs.
 
+    An artefact that takes pixels gets the pixels nearest to each input, and the reference is what
+    the float32 model makes of the same pixels: PyTorch's, or where that is missing, ONNX Runtime's.
+
     Args:
         path: a bundle, an ONNX file or an engine, with the runtime before it if it is not to run
             where it usually does: ``onnxruntime-cuda:out/x``.
@@ -147,7 +152,7 @@ def verify(
         BundleError: the bundle is incomplete or was changed after export, or there is none.
         EngineError: the engine is damaged, does not fit this machine, or is not trusted.
         MissingDependencyError: the runtime is missing; or pictures, layers or shapes are asked for
-            and PyTorch is not installed.
+            and PyTorch is not installed; or nothing can run the float32 model on pixels.
     """
     progress = progress or Silent()
     has_torch = _has_torch()
@@ -162,11 +167,14 @@ def verify(
     ) as artefact:
         owner = _bundle_of(artefact)
         absent = _why_recorded(owner, has_torch, needed=bool(images or layers or shapes))
+        pixels = pixels_of(artefact.inputs, owner)
         reference = None if absent else _torch_session(owner, layers, progress)
+        if pixels is not None and reference is None:
+            reference = _float32_session(artefact, owner)
         chosen = tolerance or _default_tolerance(artefact)
         report = VerifyReport(
             str(artefact.name),
-            reference=reference.name if reference else _recorded_by(owner),
+            reference=_reference_name(reference, owner, pixels),
             candidate=artefact.session.name,
             device=artefact.session.device,
             precision=artefact.precision,
@@ -177,6 +185,10 @@ def verify(
             ),
             notes=list(artefact.notes),
         )
+        if pixels is not None:
+            report.notes.append(
+                f"{artefact.name} takes pixels: both sides were given those nearest to the inputs."
+            )
         work = recorded_work(artefact, owner, report.notes)
         if reference is not None:
             wanted = shapes_to_compare(artefact, shapes, report.notes) if random_cases else []
@@ -191,26 +203,29 @@ def verify(
                 "installed.",
             )
         for position, each in enumerate(progress.track(work, "Comparing")):
-            _compare(artefact, owner, reference, each, report, layers=layers and position == 0)
+            sides = artefact, reference, pixels
+            _compare(sides, owner, each, report, layers=layers and position == 0)
     return report
 
 
 def _compare(
-    artefact: Artefact,
+    sides: tuple[Artefact, Session | None, Pixels | None],
     bundle: Bundle,
-    reference: Session | None,
     work: Work,
     report: VerifyReport,
     *,
     layers: bool,
 ) -> None:
     """Compare on one input, and add what is found to the report."""
+    artefact, reference, pixels = sides
     case = work.case
-    found = artefact.session.run(case.inputs)
-    expected = reference.run(case.inputs) if reference else case.outputs
+    feeds = pixels.nearest(case.inputs) if pixels else case.inputs
+    found = artefact.session.run(feeds)
+    same = pixels.normalized(feeds) if pixels else feeds
+    expected = reference.run(same) if reference else case.outputs
     outputs = [spec.name for spec in bundle.manifest.graph.outputs]
     errors = compare_all(expected, found, outputs, report.tolerance)
-    if work.origin == "recorded" and reference is not None:
+    if work.origin == "recorded" and reference is not None and pixels is None:
         _check_recorded(bundle, case, expected)
     sizes = {name: list(array.shape) for name, array in case.inputs.items()}
     report.cases.append(CaseReport(case.name, work.origin, sizes, errors))
@@ -274,9 +289,29 @@ def _default_tolerance(artefact: Artefact) -> Tolerance:
     return tolerance_for(artefact.precision, tf32=tf32)
 
 
-def _recorded_by(bundle: Bundle) -> str:
-    version = bundle.manifest.versions.get("torch", "of unknown version")
-    return f"recorded outputs of PyTorch {version}"
+def _reference_name(reference: Session | None, bundle: Bundle, pixels: Pixels | None) -> str:
+    if reference is None:
+        version = bundle.manifest.versions.get("torch", "of unknown version")
+        return f"recorded outputs of PyTorch {version}"
+    return f"{reference.name}, float32, on the same pixels" if pixels else reference.name
+
+
+def _float32_session(artefact: Artefact, bundle: Bundle) -> Session:
+    """The float32 model in ONNX Runtime: the recorded inputs, and so outputs, are not of pixels."""
+    needed = f"{artefact.name} takes pixels, for which no outputs were recorded"
+    if not bundle.model_path.exists():
+        raise BundleError(
+            f"{needed}, and {bundle.model_path}, which could compute them, is not here.",
+            "Copy it there from the bundle that was exported.",
+        )
+    bundle.check_model()
+    try:
+        return onnxruntime_session(bundle)
+    except MissingDependencyError:
+        raise MissingDependencyError(
+            f"{needed}, and neither PyTorch nor ONNX Runtime is installed to compute them.",
+            "pip install onnxruntime",
+        ) from None
 
 
 def _torch_session(bundle: Bundle, layers: bool, progress: Progress) -> Session:

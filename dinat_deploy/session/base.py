@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
-Feeds = Mapping[str, FloatArray]
+# uint8 for inputs that take pixels.
+Feeds = Mapping[str, FloatArray | npt.NDArray[np.uint8]]
 
 
 class Session(Protocol):
@@ -30,10 +31,15 @@ class Session(Protocol):
         """Run once.
 
         Args:
-            feeds: input name -> array.
+            feeds: input name -> array; converted to the input's type where that loses nothing but
+                precision.
 
         Returns:
             Output name -> array, the model's outputs and the tapped tensors.
+
+        Raises:
+            DinatDeployError: an input is missing, or an input that takes pixels (uint8) was given
+                other numbers.
         """
         ...
 

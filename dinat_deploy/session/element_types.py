@@ -1,4 +1,4 @@
-"""Element types of engines, and what float32 arrays become in them."""
+"""Element types of models and engines, and what float32 arrays become in them."""
 
 from __future__ import annotations
 
@@ -43,17 +43,29 @@ def encode(array: npt.ArrayLike, dtype: str, name: str) -> Array:
     if dtype == "bfloat16":
         return _to_bfloat16(np.ascontiguousarray(given, np.float32))
     storage = STORAGE[dtype]
+    if given.dtype == storage:
+        return given
     with np.errstate(over="ignore", invalid="ignore"):
         converted = np.ascontiguousarray(given, storage)
     if dtype in _INTEGERS or dtype == "bool":
         wrong = converted != given
         if wrong.any():
-            raise EngineError(
-                f"The input {name} has the value {given[wrong].flat[0]}, and the engine takes "
-                f"{dtype} there.",
-                "Give it whole numbers within the type's range.",
-            )
+            raise _not_a_number_of(dtype, given, given[wrong].flat[0], name)
     return converted
+
+
+def _not_a_number_of(dtype: str, given: Array, value: Any, name: str) -> EngineError:
+    if dtype != "uint8":
+        return EngineError(
+            f"The input {name} has the value {value}, and the model takes {dtype} there.",
+            "Give it whole numbers within the type's range.",
+        )
+    low, high = np.min(given), np.max(given)
+    return EngineError(
+        f"The input {name} takes pixels, whole numbers from 0 to 255 (uint8), and was given "
+        f"{value:.6g} among values from {low:.6g} to {high:.6g}.",
+        "Give it the resized picture as it is, neither scaled nor normalised: the model does both.",
+    )
 
 
 def decode(array: Array, dtype: str) -> FloatArray:

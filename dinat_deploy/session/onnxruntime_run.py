@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dinat_deploy.errors import BundleError, ConfigError, DinatDeployError, MissingDependencyError
+from dinat_deploy.files import scratch_directory
 from dinat_deploy.session import onnxruntime_model as onnx_model
 from dinat_deploy.session.base import Block, Feeds, LayerTime, MemoryUse, RunOptions, Timing
 from dinat_deploy.session.measuring import repeat
@@ -59,6 +59,8 @@ class OnnxRuntimeRun:
         session.reload(LoadOptions(spin=options.exclusive, cuda_graph=graph))
         try:
             self._bind()
+        except DinatDeployError:
+            raise
         except Exception as error:
             if not graph:
                 raise session.failure(feeds, error) from None
@@ -77,11 +79,12 @@ class OnnxRuntimeRun:
         binding = session.io_binding()
         self._values = {}
         for info in session.get_inputs():
-            value = to_value(self._runtime, self._feeds[info.name], info.type)
+            value = to_value(self._runtime, self._feeds[info.name], info.type, info.name)
             if self.kind == "gpu" and info.type == BFLOAT16:
                 self.notes.append(f"The bfloat16 input {info.name} is copied in every run.")
             elif self.kind == "gpu":
-                self._host[info.name] = converted(self._feeds[info.name], info.type)
+                given = self._feeds[info.name]
+                self._host[info.name] = converted(given, info.type, info.name)
                 value = self._runtime.OrtValue.ortvalue_from_numpy(self._host[info.name], *device)
             self._values[info.name] = value
             binding.bind_ortvalue_input(info.name, value)
@@ -144,14 +147,13 @@ class OnnxRuntimeRun:
                 "launched, not how long the GPU took.",
                 "Profile a TensorRT engine, or ONNX Runtime on the CPU.",
             )
-        with tempfile.TemporaryDirectory(prefix="dinat-deploy-") as made:
-            folder = Path(made)
+        with scratch_directory() as folder:
             original = self._original()
             optimized = folder / "optimized.onnx" if original is not None else None
             session = self._owner.load(LoadOptions(profile=folder / "nodes", optimized=optimized))
             names = [info.name for info in session.get_outputs()]
             values: Mapping[str, Any] = {
-                info.name: to_value(self._runtime, self._feeds[info.name], info.type)
+                info.name: to_value(self._runtime, self._feeds[info.name], info.type, info.name)
                 for info in session.get_inputs()
             }
             for _ in range(_WARM_UP + iterations):

@@ -281,6 +281,8 @@ class OnnxRuntimeSession:
         self.check_feeds(feeds)
         try:
             return self._run(session, feeds)
+        except DinatDeployError:
+            raise
         except Exception as error:
             raise self.failure(feeds, error) from None
 
@@ -302,7 +304,9 @@ class OnnxRuntimeSession:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         names = [output.name for output in outputs]
         if BFLOAT16 not in [info.type for info in (*inputs, *outputs)]:
-            arrays = {info.name: converted(feeds[info.name], info.type) for info in inputs}
+            arrays = {
+                info.name: converted(feeds[info.name], info.type, info.name) for info in inputs
+            }
             results = session.run(names, arrays)
             return {
                 name: np.asarray(result, np.float32)
@@ -310,7 +314,8 @@ class OnnxRuntimeSession:
             }
         # The same through values of the runtime, which may hold bfloat16.
         values: Mapping[str, Any] = {
-            info.name: to_value(self._runtime, feeds[info.name], info.type) for info in inputs
+            info.name: to_value(self._runtime, feeds[info.name], info.type, info.name)
+            for info in inputs
         }
         results = session.run_with_ort_values(names, values)
         return {name: to_array(result) for name, result in zip(names, results, strict=True)}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dinat_deploy.session.base import FloatArray
+from dinat_deploy.session.element_types import encode
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -19,15 +20,21 @@ BFLOAT16 = "tensor(bfloat16)"  # NumPy has no such type
 _BFLOAT16_ELEMENT = 16  # TensorProto.BFLOAT16
 
 
-def converted(array: FloatArray, kind: str) -> npt.NDArray[Any]:
-    """The array in the type of an input, which is not bfloat16."""
+def converted(array: npt.ArrayLike, kind: str, name: str) -> npt.NDArray[Any]:
+    """The array in the type of an input, which is not bfloat16.
+
+    Raises:
+        EngineError: the type is uint8, and a value is none of its numbers.
+    """
+    if kind == "tensor(uint8)":
+        return encode(array, "uint8", name)
     return np.ascontiguousarray(array, _TYPES.get(kind, np.float32))
 
 
-def to_value(runtime: Any, array: FloatArray, kind: str) -> Any:
-    """An ``OrtValue`` on the CPU, in the type of an input."""
+def to_value(runtime: Any, array: npt.ArrayLike, kind: str, name: str) -> Any:
+    """An ``OrtValue`` on the CPU, in the type of an input; raises as :func:`converted`."""
     if kind != BFLOAT16:
-        return runtime.OrtValue.ortvalue_from_numpy(converted(array, kind))
+        return runtime.OrtValue.ortvalue_from_numpy(converted(array, kind, name))
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # ties to even
     return runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(rounded, _BFLOAT16_ELEMENT)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakKeyDictionary, WeakSet
 
 from dinat_deploy.errors import EngineError
@@ -89,6 +90,7 @@ class LoadedEngine:
 
     Args:
         plan: the file.
+        content: the file, if it is open already; ``plan`` is then only its name.
         plugin_library: loaded first, if the plan needs one.
         allow_host_code: let TensorRT run code out of the plan (an embedded plugin, a lean runtime).
         dla_core: for an engine built for a DLA.
@@ -109,6 +111,7 @@ class LoadedEngine:
         plan: Path,
         *,
         flavor: Flavor,
+        content: BinaryIO | None = None,
         plugin_library: Path | None = None,
         allow_host_code: bool = False,
         dla_core: int | None = None,
@@ -128,22 +131,22 @@ class LoadedEngine:
                 self.runtime.DLA_core = dla_core
             if plugin_library is not None:
                 api.load_plugin(self.runtime.get_plugin_registry(), plugin_library, (), self.log)
-            self.engine = self._deserialize()
+            self.engine = self._deserialize(content)
             self._config = versions.runtime_config(self.trt, self.engine)
             self._read_tensors()
         except BaseException:
             self.close()
             raise
 
-    def _deserialize(self) -> Any:
+    def _deserialize(self, content: BinaryIO | None) -> Any:
         try:
             with (
-                self.plan.open("rb") as stream,
+                nullcontext(content) if content else self.plan.open("rb") as stream,
                 # Not read into memory: TensorRT makes a copy anyway.
-                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             ):
-                self.plan_bytes = len(content)
-                return self.call(f"load {self.plan}", self._deserialize_buffer, content)
+                self.plan_bytes = len(mapped)
+                return self.call(f"load {self.plan}", self._deserialize_buffer, mapped)
         except OSError as error:
             raise EngineError(f"{self.plan}: {error.strerror}.", _BUILD_AGAIN) from None
         except ValueError:  # of mmap

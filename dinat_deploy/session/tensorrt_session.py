@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from dinat_deploy.bundle import TensorSpec
 from dinat_deploy.errors import EngineError
@@ -51,6 +51,7 @@ class TensorRTSession:
 
     Args:
         plan: the plan file. It is not checked; see :mod:`dinat_deploy.engine.manifest`.
+        content: the plan, if it is open already; ``plan`` is then only its name.
         flavor: the TensorRT that built it.
         plugin_library: loaded before the plan, if it needs one.
         binding: one of :data:`dinat_deploy.session.cuda.BINDINGS`; None takes what is installed.
@@ -77,6 +78,7 @@ class TensorRTSession:
         plan: Path,
         *,
         flavor: Flavor,
+        content: BinaryIO | None = None,
         plugin_library: Path | None = None,
         binding: str | None = None,
         profile_index: int | None = None,
@@ -101,6 +103,7 @@ class TensorRTSession:
             with self._device.active(), self._loading.watched():
                 self._engine = LoadedEngine(
                     plan,
+                    content=content,
                     flavor=flavor,
                     plugin_library=plugin_library,
                     allow_host_code=allow_host_code,

@@ -52,3 +52,26 @@ def test_the_plugins_layers_have_the_type_too(
     ]
     assert [tensor.dtype for tensor in report.manifest.inputs] == ["float16"]
     assert report.warnings == []
+
+
+def test_pixels_go_into_an_engine_with_the_body(dynamic_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(dynamic_bundle, tmp_path / "bundle"))
+    path = convert(bundle, "fp16", io="uint8", verify=False).path
+    profile = "image=1x3x48x48:2x3x64x64:3x3x64x96"
+    manifest = build(path, plugin=False, profiles=[profile], **RTX).manifest
+    assert [(t.name, t.dtype, t.shape) for t in manifest.inputs] == [
+        ("image", "uint8", ["batch", 3, "height", "width"])
+    ]
+    assert [tensor.dtype for tensor in manifest.outputs] == ["float"]
+    assert manifest.profiles[0]["image"].max == (3, 3, 64, 96)
+    assert manifest.precision.startswith("float16+float")
+
+
+def test_pixels_go_into_an_engine_with_the_plugin(bundle: Path, plugin_library: Path) -> None:
+    path = convert(bundle, "bf16", io="uint8", verify=False).path
+    report = build(path, plugin_library=plugin_library, **RTX)
+    assert [tensor.dtype for tensor in report.manifest.inputs] == ["uint8"]
+    assert [(layer.node, layer.dtype) for layer in report.manifest.layers.plugin] == [
+        (node, "bfloat16") for node in NODES
+    ]
+    assert report.warnings == []

@@ -49,12 +49,13 @@ class Parts:
         _, height, width = answer.split()
         return self._array(np.uint8, int(height), int(width), channels)
 
-    def preprocess(self, path: Path, how: Preprocessing) -> npt.NDArray[np.float32]:
-        """What ``how`` makes of a picture file: ``[C, H, W]``."""
+    def preprocess(self, path: Path, how: Preprocessing) -> tuple[Pixels, npt.NDArray[np.float32]]:
+        """Pixels and normalised values that ``how`` makes of a picture file: ``[C, H, W]``."""
         numbers = [*how.resize, *how.crop]
         words: list[object] = ["preprocess", path, how.resize_mode, *numbers, how.interpolation]
         self._send(" ".join(map(str, [*words, len(how.mean), *how.mean, *how.std])))
-        return self._array(np.float32, len(how.mean), *how.crop)
+        shape = len(how.mean), *how.crop
+        return self._array(np.uint8, *shape), self._array(np.float32, *shape)
 
     def convert(
         self, values: npt.NDArray[np.float32], dtype: str

@@ -47,7 +47,8 @@ class Site:
 
     Attributes:
         which: TensorRT of the engine: ``10``, ``11`` or ``rtx``.
-        dtype: of the engine's input and output.
+        dtype: of the engine's input and output, but for an input of pixels.
+        pixels: whether the engine takes pixels.
         batch: of its input, or ``batch``.
         profiles: least and largest batch of each.
         manifest: what of ``engine.json`` is not as usual, by field.
@@ -58,6 +59,7 @@ class Site:
     build: Path
     which: str = "11"
     dtype: str = "float32"
+    pixels: bool = False
     batch: int | str = 1
     profiles: Sequence[tuple[int, int]] = ()
     needs_plugin: bool = False
@@ -90,7 +92,7 @@ class Site:
     def _plan(self) -> bytes:
         batch = -1 if isinstance(self.batch, str) else self.batch
         size = " ".join(map(str, self.shape))
-        lines = [f"input image {self.dtype} {batch} {size}"]
+        lines = [f"input image {'uint8' if self.pixels else self.dtype} {batch} {size}"]
         lines.append(f"output logits {self.dtype} {self.classes}")
         lines += [f"profile {low} {size} {high} {size}" for low, high in self.profiles]
         lines += [f"plugin {int(self.needs_plugin)}", f"host_code {int(self.host_code)}"]
@@ -117,6 +119,8 @@ class Site:
 
     def _engine(self) -> EngineManifest:
         inputs, outputs = self._specs()
+        if self.pixels:
+            inputs = [inputs[0].model_copy(update={"dtype": "uint8"})]
         flavor = "tensorrt-rtx" if self.which == "rtx" else "tensorrt"
         system = f"{platform.system()} {platform.machine()}"
         usual: dict[str, Any] = {
@@ -146,8 +150,10 @@ class Site:
 
     def expected(self, pictures: Sequence[Path]) -> np.ndarray:
         """Softmax probabilities ``[pictures, classes]``, in the types of the engine."""
-        pixels = np.stack([self.preprocessing(open_image(path)) for path in pictures])
-        rounded = self._rounded(pixels.reshape(len(pictures), -1))
+        how = self.preprocessing.pixels if self.pixels else self.preprocessing
+        images = np.stack([how(open_image(path)) for path in pictures])
+        rounded = images.reshape(len(pictures), -1).astype(np.float32)
+        rounded = rounded if self.pixels else self._rounded(rounded)
         logits = rounded.astype(np.float64) @ self.weights.T.astype(np.float64)
         logits = self._rounded(logits.astype(np.float32)).astype(np.float64)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -60,6 +60,12 @@ def picture(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
+def assert_prepared(parts: Parts, path: Path, how: Preprocessing) -> None:
+    pixels, normalized = parts.preprocess(path, how)
+    assert np.array_equal(pixels, how.pixels(open_image(path)))
+    assert np.array_equal(normalized, how(open_image(path)))
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_resizing_gives_the_values_of_pillow(
     parts: Parts, rng: np.random.Generator, name: str
@@ -101,7 +107,7 @@ def test_preprocessing_is_that_of_python(
         how = Preprocessing(resize_mode=mode, resize=resize, crop=crop, interpolation=name)
         if mode == "stretch" and not comparable(size, resize):
             continue
-        assert np.array_equal(parts.preprocess(path, how), how(open_image(path)))
+        assert_prepared(parts, path, how)
 
 
 def test_grey_models_get_the_grey_values_of_pillow(
@@ -111,7 +117,7 @@ def test_grey_models_get_the_grey_values_of_pillow(
     for channels in (1, 3):
         path = tmp_path / f"{channels}.png"
         picture(noise(rng, 31, 47, channels)).save(path)
-        assert np.array_equal(parts.preprocess(path, how), how(open_image(path)))
+        assert_prepared(parts, path, how)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])

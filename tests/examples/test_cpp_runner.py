@@ -53,6 +53,19 @@ def test_the_best_classes_are_those_of_python(site: MakeSite, which: str, dtype:
         assert labels == [f"class-{i}" for i in order]
 
 
+@pytest.mark.parametrize("which", VERSIONS)
+def test_an_engine_that_normalises_gets_pixels(site: MakeSite, which: str) -> None:
+    """Resized and cropped as for others; a byte each, also in a batch that is filled up."""
+    here = site(which=which, dtype="float16", pixels=True, batch=3, scale=0.0003)
+    pictures = [here.picture(seed) for seed in range(4)]
+    expected = here.expected(pictures)
+    report = here.classify("--top", "7", *pictures)
+    for number in range(len(pictures)):
+        index, probability = guesses(report, number)
+        assert index == np.argsort(-expected[number], kind="stable").tolist()
+        np.testing.assert_allclose(probability, expected[number][index], rtol=1e-5)
+
+
 def test_the_text_names_picture_labels_and_latency(site: MakeSite) -> None:
     here = site()
     picture = here.picture(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import tempfile
 import time
 from collections import Counter
 from functools import partial
@@ -18,6 +19,7 @@ from onnx import TensorProto
 
 from dinat_deploy.bundle import open_bundle
 from dinat_deploy.errors import BundleError, ConfigError, DinatDeployError
+from dinat_deploy.files import scratch_directory
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.pipeline.rebuild import torch_session
 from dinat_deploy.session.base import RunOptions, Session, Timing
@@ -214,6 +216,16 @@ class TestProfile:
         assert any("mlp" in name for name in others)
         assert all(layer.milliseconds >= 0 for layer in layers)
         assert sum(layer.milliseconds for layer in layers) > 0
+
+    def test_what_a_killed_profile_left_behind_is_removed(
+        self, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with scratch_directory() as scratch:
+            pass
+        scratch.mkdir()
+        onnx_session(tiny_bundle).prepare(IMAGE, RunOptions()).profile(1)
+        assert list(tmp_path.iterdir()) == []
 
     def test_dynamic_bodies_are_found_too(self, dynamic_bundle: Path) -> None:
         run = onnx_session(dynamic_bundle).prepare(IMAGE, RunOptions())

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "elements.h"
@@ -59,10 +60,13 @@ Classifier::Classifier(const Gpu& gpu, Engine& engine, const std::string& input,
   tensor(output, false);
   for (const TensorInfo& info : engine.tensors()) {
     const Shape shape = engine.shape(info.name);
+    const bool pixels = info.type == ElementType::kUint8;
     if (info.type == ElementType::kOther || (info.input && info.name != input) ||
+        (pixels && !info.input) ||
         std::any_of(shape.begin(), shape.end(), [](int64_t size) { return size < 0; })) {
       throw Error("The engine's tensor " + info.name + " (" + text(shape) + ") is none of a " +
-                      "classifier: they are float32, float16 or bfloat16, and there is one input.",
+                      "classifier: they are float32, float16 or bfloat16, and there is one input, "
+                      "which may be uint8.",
                   "Build the engine from a model that was exported with --task classification.");
     }
     const Buffer& buffer =
@@ -132,9 +136,16 @@ bool Classifier::chooseProfile(const std::string& input, const Shape& shape) {
   return false;
 }
 
-std::vector<float> Classifier::run(const std::vector<float>& pixels, int warm_up, int iterations,
-                                   std::vector<Timing>& timings) {
-  fromFloats(pixels.data(), pixels.size(), tensor(input_, true).type, buffers_.at(input_).host());
+void Classifier::load(const std::vector<uint8_t>& pixels) {
+  std::memcpy(buffers_.at(input_).host(), pixels.data(), pixels.size());
+}
+
+void Classifier::load(const std::vector<float>& normalized) {
+  fromFloats(normalized.data(), normalized.size(), tensor(input_, true).type,
+             buffers_.at(input_).host());
+}
+
+std::vector<float> Classifier::run(int warm_up, int iterations, std::vector<Timing>& timings) {
   for (int i = 0; i < warm_up; ++i) runOnce();
   for (int i = 0; i < iterations; ++i) {
     runOnce();

@@ -1,6 +1,7 @@
-// Runs an engine on batches of preprocessed pictures.
+// Runs an engine on batches of pictures.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -37,10 +38,17 @@ class Classifier {
   int batch() const { return batch_; }
   int classes() const { return classes_; }
 
-  // Logits [batch, classes] of pixels [batch, channels, height, width]. Runs `warm_up` times
-  // without and `iterations` times with timing; the last run counts.
-  std::vector<float> run(const std::vector<float>& pixels, int warm_up, int iterations,
-                         std::vector<Timing>& timings);
+  // Whether the engine normalises pictures itself.
+  bool takesPixels() const { return tensor(input_, true).type == ElementType::kUint8; }
+
+  // Puts pictures [batch, channels, height, width] in place: pixels for an engine that takes them,
+  // normalised ones for others.
+  void load(const std::vector<uint8_t>& pixels);
+  void load(const std::vector<float>& normalized);
+
+  // Logits [batch, classes] of the pictures in place. Runs `warm_up` times without and `iterations`
+  // times with timing; the last run counts.
+  std::vector<float> run(int warm_up, int iterations, std::vector<Timing>& timings);
 
  private:
   const TensorInfo& tensor(const std::string& name, bool input) const;

@@ -60,7 +60,10 @@ float fromBfloat(uint16_t value) { return floatOf(static_cast<uint32_t>(value) <
 
 }  // namespace
 
-size_t bytesOf(ElementType type) { return type == ElementType::kFloat32 ? 4 : 2; }
+size_t bytesOf(ElementType type) {
+  if (type == ElementType::kUint8) return 1;
+  return type == ElementType::kFloat32 ? 4 : 2;
+}
 
 void fromFloats(const float* values, size_t count, ElementType type, void* to) {
   if (type == ElementType::kFloat32) {

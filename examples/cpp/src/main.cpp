@@ -78,13 +78,13 @@ Files readFiles(const Arguments& arguments) {
 }
 
 // Pixels of one batch; one that is not full is filled up with its last picture.
-std::vector<float> readBatch(const std::vector<std::string>& pictures, size_t first, int batch,
-                             const Preprocessing& how) {
-  std::vector<float> pixels(batch * how.elements());
+std::vector<uint8_t> readBatch(const std::vector<std::string>& pictures, size_t first, int batch,
+                               const Preprocessing& how) {
+  std::vector<uint8_t> pixels(batch * how.elements());
   for (int i = 0; i < batch; ++i) {
-    float* const to = pixels.data() + i * how.elements();
+    uint8_t* const to = pixels.data() + i * how.elements();
     if (first + i < pictures.size()) {
-      preprocess(readPicture(pictures[first + i], how.channels()), how, to);
+      cropped(readPicture(pictures[first + i], how.channels()), how, to);
     } else {
       std::copy_n(to - how.elements(), how.elements(), to);
     }
@@ -136,9 +136,11 @@ Report classify(const Arguments& arguments) {
   report.batch = classifier.batch();
   report.labels = model.labels;
   for (size_t first = 0; first < arguments.pictures.size(); first += classifier.batch()) {
-    const std::vector<float> pixels = readBatch(arguments.pictures, first, classifier.batch(), how);
+    const std::vector<uint8_t> pixels =
+        readBatch(arguments.pictures, first, classifier.batch(), how);
+    classifier.takesPixels() ? classifier.load(pixels) : classifier.load(normalized(pixels, how));
     const std::vector<float> logits =
-        classifier.run(pixels, arguments.warm_up, arguments.iterations, report.timings);
+        classifier.run(arguments.warm_up, arguments.iterations, report.timings);
     for (int i = 0; i < classifier.batch() && first + i < arguments.pictures.size(); ++i) {
       const float* const row = &logits[static_cast<size_t>(i) * classifier.classes()];
       report.results.push_back(

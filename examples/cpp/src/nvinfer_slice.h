@@ -33,7 +33,7 @@ using cudaStream_t = CUstream_st*;
 namespace nvinfer1 {
 inline namespace DINAT_LAYOUT_NAMESPACE {
 
-enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kBF16 = 7 };
+enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kUINT8 = 5, kBF16 = 7 };
 enum class TensorLocation : int32_t { kDEVICE = 0, kHOST = 1 };
 enum class TensorIOMode : int32_t { kNONE = 0, kINPUT = 1, kOUTPUT = 2 };
 enum class OptProfileSelector : int32_t { kMIN = 0, kOPT = 1, kMAX = 2 };

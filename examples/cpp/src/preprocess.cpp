@@ -26,7 +26,7 @@ int margin(int resized, int crop) {
 
 }  // namespace
 
-void preprocess(const Image& image, const Preprocessing& how, float* out) {
+void cropped(const Image& image, const Preprocessing& how, uint8_t* out) {
   const auto [width, height] = resizedSize(image, how);
   const Image resized = resize(image, width, height, how.filter);
   const int left = margin(width, how.crop[1]);
@@ -36,11 +36,20 @@ void preprocess(const Image& image, const Preprocessing& how, float* out) {
       for (int x = left; x < left + how.crop[1]; ++x) {
         // A crop larger than the picture has a black border.
         const bool inside = x >= 0 && y >= 0 && x < width && y < height;
-        const float value = inside ? static_cast<float>(resized.at(x, y)[c]) / 255.0F : 0.0F;
-        *out++ = (value - how.mean[c]) / how.deviation[c];
+        *out++ = inside ? resized.at(x, y)[c] : uint8_t{0};
       }
     }
   }
+}
+
+std::vector<float> normalized(const std::vector<uint8_t>& pixels, const Preprocessing& how) {
+  const size_t area = how.elements() / how.channels();
+  std::vector<float> out(pixels.size());
+  for (size_t i = 0; i < pixels.size(); ++i) {
+    const size_t c = i / area % how.channels();
+    out[i] = (static_cast<float>(pixels[i]) / 255.0F - how.mean[c]) / how.deviation[c];
+  }
+  return out;
 }
 
 }  // namespace dinat

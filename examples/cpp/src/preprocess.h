@@ -1,7 +1,9 @@
-// From a picture to the model's input: resize, centre crop, scale to 0..1, normalise.
+// From a picture to the model's input: resize and centre crop; scale to 0..1 and normalise.
 #pragma once
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -23,7 +25,11 @@ struct Preprocessing {
   size_t elements() const { return static_cast<size_t>(crop[0]) * crop[1] * channels(); }
 };
 
-// Writes [channels, height, width] floats; `image` has the preprocessing's channels.
-void preprocess(const Image& image, const Preprocessing& how, float* out);
+// Resizes and crops. Writes [channels, height, width] pixels; `image` has the preprocessing's
+// channels.
+void cropped(const Image& image, const Preprocessing& how, uint8_t* out);
+
+// Scales and normalises pixels of pictures, [pictures, channels, height, width].
+std::vector<float> normalized(const std::vector<uint8_t>& pixels, const Preprocessing& how);
 
 }  // namespace dinat

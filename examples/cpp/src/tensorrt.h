@@ -16,7 +16,7 @@ using Shape = std::vector<int64_t>;  // -1: not known before an input shape is s
 
 std::string text(const Shape& shape);  // like 1x3x224x224
 
-enum class ElementType { kFloat32, kFloat16, kBfloat16, kOther };
+enum class ElementType { kFloat32, kFloat16, kBfloat16, kUint8, kOther };
 
 struct TensorInfo {
   std::string name;

@@ -71,6 +71,8 @@ ElementType toType(nvinfer1::DataType type) {
       return ElementType::kFloat16;
     case nvinfer1::DataType::kBF16:
       return ElementType::kBfloat16;
+    case nvinfer1::DataType::kUINT8:
+      return ElementType::kUint8;
     default:
       return ElementType::kOther;
   }

@@ -106,6 +106,7 @@ int main() {
   show("kFLOAT", DataType::kFLOAT);
   show("kHALF", DataType::kHALF);
   show("kBF16", DataType::kBF16);
+  show("kUINT8", DataType::kUINT8);
   show("kDEVICE", TensorLocation::kDEVICE);
   show("kHOST", TensorLocation::kHOST);
   show("kNONE", TensorIOMode::kNONE);

@@ -47,6 +47,7 @@ void picture(const std::string& path, int channels) {
 }
 
 // preprocess PATH MODE RESIZE_H RESIZE_W CROP_H CROP_W FILTER CHANNELS MEAN... DEVIATION...
+// The pixels, then what normalising makes of them.
 void preprocessed(std::istream& words) {
   const auto path = next<std::string>(words);
   Preprocessing how;
@@ -56,9 +57,10 @@ void preprocessed(std::istream& words) {
   const int channels = next<int>(words);
   for (int c = 0; c < channels; ++c) how.mean.push_back(next<float>(words));
   for (int c = 0; c < channels; ++c) how.deviation.push_back(next<float>(words));
-  std::vector<float> out(how.elements());
-  preprocess(readPicture(path, channels), how, out.data());
-  send(out);
+  std::vector<uint8_t> pixels(how.elements());
+  cropped(readPicture(path, channels), how, pixels.data());
+  send(pixels);
+  send(normalized(pixels, how));
 }
 
 void answer(const std::string& command, std::istream& words) {

@@ -2,7 +2,7 @@
 // [classes, inputs]:
 //
 //   stand-in plan
-//   input image float16 -1 3 8 8
+//   input image float16 -1 3 8 8   or uint8
 //   output logits float32 10
 //   profile 1 3 8 8 4 3 8 8        least and largest shape; any number of lines
 //   plugin 1                       needs a plugin library
@@ -46,6 +46,7 @@ inline DataType readType(std::istream& words) {
   words >> name;
   return name == "float16"    ? DataType::kHALF
          : name == "bfloat16" ? DataType::kBF16
+         : name == "uint8"    ? DataType::kUINT8
                               : DataType::kFLOAT;
 }
 
@@ -88,6 +89,7 @@ inline bool readPlan(const char* bytes, size_t size, Plan& plan) {
 // Independent of elements.cpp: half precision from its definition.
 inline float element(const void* memory, DataType type, size_t i) {
   if (type == DataType::kFLOAT) return static_cast<const float*>(memory)[i];
+  if (type == DataType::kUINT8) return static_cast<const uint8_t*>(memory)[i];
   const uint32_t bits = static_cast<const uint16_t*>(memory)[i];
   const int exponent_bits = type == DataType::kHALF ? 5 : 8;
   const int fraction_bits = 15 - exponent_bits;
