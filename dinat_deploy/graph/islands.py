@@ -263,6 +263,11 @@ def data_nodes(graph: ir.Graph) -> list[ir.Node]:
     return nodes
 
 
+def is_move(node: ir.Node) -> bool:
+    """Whether a node only moves values, and computes nothing."""
+    return node.op_type in _MOVES and node.domain in _STANDARD
+
+
 def _only_source(node: ir.Node) -> ir.Value | None:
     """What a node computes from, if that is one tensor beside constants."""
     sources = [
@@ -275,7 +280,7 @@ def _only_source(node: ir.Node) -> ir.Value | None:
 
 def _close_gaps(data: Sequence[ir.Node], found: dict[ir.Node, str]) -> None:
     """Values that only move from float32 nodes to others are not rounded on the way."""
-    gaps = {n for n in data if n.op_type in _MOVES and n.domain in _STANDARD and n not in found}
+    gaps = {node for node in data if is_move(node) and node not in found}
     reach = -1
     while reach != len(gaps):
         reach = len(gaps)

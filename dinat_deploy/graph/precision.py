@@ -17,7 +17,17 @@ from dinat_deploy.errors import ConversionError
 from dinat_deploy.graph.formats import Format, rounded
 from dinat_deploy.graph.islands import FLOAT, accepted_types, data_nodes
 
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+_QUANTIZED = frozenset(
+    {
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QuantizeLinear",
+    }
+)
 _FLOATS = frozenset({FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 

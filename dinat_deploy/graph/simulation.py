@@ -3,6 +3,8 @@
 That is what a GPU does, whose products of 16-bit numbers are summed up in float32. ONNX Runtime on
 the CPU does not: it lacks most bfloat16 operators, and between the float16 ones that it runs in
 float32 it leaves the rounding out, so that an overflow goes unseen.
+
+QuantizeLinear and DequantizeLinear stay what they are, with scales as the type has rounded them.
 """
 
 from __future__ import annotations
