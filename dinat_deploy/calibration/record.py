@@ -52,7 +52,8 @@ class Settings(_Record):
     Attributes:
         percentile: of the absolute values, in percent.
         bins: of the histograms that entropy, percentile and mse are taken from.
-        levels: quantized levels that entropy and mse assume on each side of zero.
+        levels: quantized levels that entropy and mse assume on each side, zero counted: 128 for
+            int8.
     """
 
     percentile: float = DEFAULT_PERCENTILE

@@ -37,12 +37,21 @@ class Dataset(Protocol):
     Attributes:
         name: as the user named it, for reports.
         task: what the labels are for; None if there are none.
-        classes: their names, where the data say them.
+        classes: their names, where the data or the model say them.
+        notes: what the user should check, such as how classes were matched.
     """
 
-    name: str
-    task: Task | None
-    classes: list[str] | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def task(self) -> Task | None: ...
+
+    @property
+    def classes(self) -> list[str] | None: ...
+
+    @property
+    def notes(self) -> list[str]: ...
 
     def __len__(self) -> int: ...
 
