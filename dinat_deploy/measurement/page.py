@@ -28,25 +28,38 @@ def to_html(report: BenchReport) -> str:
     Raises:
         MissingDependencyError: plotly is not installed.
     """
-    library = _plotly()
     shown = plots(report)
     parts = [
         _header(report),
         _cards(report),
-        _section("Summary", _table(tables.summary(report), marked=True) + _reading(report)),
+        section("Summary", table(tables.summary(report), marked=True) + _reading(report)),
         _remarks(report),
-        *map(_figure, shown),
-        _section("All figures", _table(tables.details(report))),
+        *map(figure, shown),
+        section("All figures", table(tables.details(report))),
         _conditions(report),
     ]
-    title = html.escape(f"Benchmark: {', '.join(r.name for r in report.results)}")
+    return document(f"Benchmark: {', '.join(r.name for r in report.results)}", parts, shown)
+
+
+def document(title: str, parts: Sequence[str], shown: Sequence[Plot]) -> str:
+    """A page with styles, plots and their library inside.
+
+    Args:
+        title: plain text.
+        parts: HTML, as of :func:`section`, :func:`table` and :func:`figure`.
+        shown: the plots whose places :func:`figure` made.
+
+    Raises:
+        MissingDependencyError: plotly is not installed.
+    """
+    library = plotly_library()
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{title}</title>
+<title>{html.escape(title)}</title>
 <style>{_asset("page.css")}</style>
 </head>
 <body>
@@ -61,7 +74,12 @@ def to_html(report: BenchReport) -> str:
 """
 
 
-def _plotly() -> str:
+def plotly_library() -> str:
+    """Plotly's library for a page.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
@@ -142,8 +160,9 @@ def _remarks(report: BenchReport) -> str:
     return found
 
 
-def _figure(plot: Plot) -> str:
-    return _section(
+def figure(plot: Plot) -> str:
+    """The place of a plot, with what is said about it."""
+    return section(
         plot.title,
         f"<p class='note'>{html.escape(plot.caption)}</p>"
         f"<div class='plot' id='plot-{html.escape(plot.key)}' role='img' "
@@ -156,18 +175,23 @@ def _conditions(report: BenchReport) -> str:
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>"
         for name, value in report.environment.items()
     )
-    return _section(
+    return section(
         "How it was measured",
         f"<p>{html.escape(tables.described(report.options))}.</p>"
         f"<pre><code>{html.escape(report.command)}</code></pre><dl>{machine}</dl>",
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of the page with a heading.
+
+    Args:
+        content: HTML.
+    """
     return f"<section><h2>{html.escape(title)}</h2>{content}</section>\n"
 
 
-def _table(table: tables.Table, *, marked: bool = False) -> str:
+def table(table: tables.Table, *, marked: bool = False) -> str:
     """A table; ``marked`` gives every row the colour that its artefact has in the plots."""
     kinds = ["number" if numeric else "text" for numeric in table.numeric]
 

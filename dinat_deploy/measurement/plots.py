@@ -198,7 +198,7 @@ def _per_mac(results: Sequence[ArtefactResult], streams: int) -> Plot:
         "Time for a billion multiply-accumulates",
         "Models of different size side by side: the time of a run over its work.",
         [trace],
-        _bars([r.name for r, _ in known], "ms per GMAC"),
+        bars([r.name for r, _ in known], "ms per GMAC"),
     )
 
 
@@ -238,7 +238,7 @@ def _floors(results: Sequence[ArtefactResult], streams: int) -> Plot:
         "hovertext": [f"{significant(time)} ms" for time, _, _ in parts],
         "hoverinfo": "text",
     }
-    layout = _bars([r.name for r in known], "ms") | {"barmode": "stack"}
+    layout = bars([r.name for r in known], "ms") | {"barmode": "stack"}
     # Room for the text beside the longest bar.
     layout["xaxis"]["range"] = [0, 1.35 * max(max(time, total) for time, total, _ in parts)]
     return Plot(
@@ -287,7 +287,7 @@ def _kinds(results: Sequence[ArtefactResult]) -> Plot:
                 "hoverinfo": "text",
             }
         )
-    layout = _bars([r.name for r in known], "ms") | {"barmode": "stack", "showlegend": True}
+    layout = bars([r.name for r in known], "ms") | {"barmode": "stack", "showlegend": True}
     layout["height"] += _BAR * (1 + len(groups) // 5)  # the legend
     return Plot(
         "kinds",
@@ -326,11 +326,11 @@ def _layers(index: int, result: ArtefactResult) -> Plot:
         )
     if any(layer.attention for layer in result.layers):
         caption += " Highlighted: neighborhood attention."
-    layout = _bars(names, "ms", bar=24)
+    layout = bars(names, "ms", bar=24)
     return Plot(f"layers-{index}", f"Layers of {result.name}", caption, [trace], layout)
 
 
-def _bars(names: Sequence[str], unit: str, bar: int = _BAR) -> dict[str, Any]:
+def bars(names: Sequence[str], unit: str, bar: int = _BAR) -> dict[str, Any]:
     """Layout of horizontal bars, first on top; positions are numbers, as names may be alike."""
     return {
         "height": _FRAME + bar * len(names),

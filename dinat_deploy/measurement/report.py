@@ -31,18 +31,18 @@ def to_json(report: BenchReport) -> str:
 
 def to_markdown(report: BenchReport) -> str:
     """A summary table, what was measured where and how, doubts, and the longest layers."""
-    parts = [_markdown_table(summary(report), code_columns=1)]
-    parts.append(" ".join(map(_plain, explanations(report))))
-    parts.append("\n".join(f"- {_plain(k)}: {_plain(v)}" for k, v in report.environment.items()))
-    parts.append(f"{_plain(described(report.options))}. Measured {_plain(report.started)}:")
+    parts = [markdown_table(summary(report), code_columns=1)]
+    parts.append(" ".join(map(plain, explanations(report))))
+    parts.append("\n".join(f"- {plain(k)}: {plain(v)}" for k, v in report.environment.items()))
+    parts.append(f"{plain(described(report.options))}. Measured {plain(report.started)}:")
     parts.append(_fenced(report.command))
     remarks = remarks_of(report)
     if remarks:
-        parts.append("\n".join(f"- {_plain(remark)}" for remark in remarks))
-    parts.append(_folded("All figures", _markdown_table(details(report), code_columns=0)))
+        parts.append("\n".join(f"- {plain(remark)}" for remark in remarks))
+    parts.append(_folded("All figures", markdown_table(details(report), code_columns=0)))
     profiled = [result for result in report.results if result.layers]
     if profiled:
-        parts.append(_markdown_table(kinds(profiled), code_columns=0))
+        parts.append(markdown_table(kinds(profiled), code_columns=0))
     parts += [_layers(result) for result in profiled]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -54,10 +54,10 @@ def _layers(result: ArtefactResult) -> str:
         for layer in shown
     ]
     rest = result.layers[_TOP_LAYERS:]
-    table = _markdown_table(
+    table = markdown_table(
         Table(["layer", "type", "ms", "share"], [False, False, True, True], rows), code_columns=1
     )
-    title = f"Layers of {_plain(result.name)}, the longest {len(shown)} of {len(result.layers)}"
+    title = f"Layers of {plain(result.name)}, the longest {len(shown)} of {len(result.layers)}"
     if rest:
         title += f"; the others {sum(layer.share for layer in rest):.1%}"
     return _folded(title, table)
@@ -67,7 +67,9 @@ def _folded(title: str, content: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
 
 
-def _markdown_table(table: Table, *, code_columns: int) -> str:
+def markdown_table(table: Table, *, code_columns: int) -> str:
+    """A table; the first columns are set as code."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
@@ -78,10 +80,10 @@ def _markdown_table(table: Table, *, code_columns: int) -> str:
 
 def _cell(text: str, *, code: bool = False) -> str:
     """Table cells end at a bar, even inside code."""
-    return (_code(text) if code else _plain(text)).replace("|", "\\|")
+    return (_code(text) if code else plain(text)).replace("|", "\\|")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)

@@ -125,6 +125,10 @@ def _from_config(config: ModelConfig, shape: Sequence[int], precision: str | Non
         outputs = sum(
             config.dim(level) * sizes[level][0] * sizes[level][1] for level in config.out_levels
         )
+    elif config.decoder is not None:
+        rows, columns = config.feature_sizes((height, width))[0]
+        full = config.decoder.full_size
+        outputs = config.num_classes * (height * width if full else rows * columns)
     else:
         outputs = config.num_classes or config.dim(len(config.depths) - 1)
     types = [_BYTES[name] for name in (precision or "float32").split("+") if name in _BYTES]
