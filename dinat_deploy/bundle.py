@@ -4,6 +4,7 @@
     model.json       this manifest: architecture, weights, preprocessing, labels, versions
     reference.npz    inputs and PyTorch's outputs for them, for targets without PyTorch
     model.fp16.onnx  and others of the kind: variants, the model in another precision
+    calibration.json ranges of the model's tensors; calibration.npz what they were taken from
 
 Reading a bundle needs neither torch nor onnx.
 """
@@ -30,7 +31,7 @@ MODEL = "model.onnx"
 EXTERNAL_DATA = "model.onnx.data"
 MANIFEST = "model.json"
 REFERENCE = "reference.npz"
-CALIBRATION = "calibration.json"
+CALIBRATION, HISTOGRAMS = "calibration.json", "calibration.npz"
 # 2 has variants, 3 quantized ones and ones that take pixels. A manifest is written in the oldest
 # format that can say what it says, for readers that know only that.
 FORMAT_VERSION = 3

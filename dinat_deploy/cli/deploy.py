@@ -18,16 +18,17 @@ from dinat_deploy.cli.console import (
     progress,
 )
 from dinat_deploy.cli.options import graph_options, model_options
+from dinat_deploy.cli.quantize_options import quantize_options, take_quantize_options
 
 if TYPE_CHECKING:
     from dinat_deploy.pipeline.deploying import DeployReport
 
 # export, build, and what each of the others shows: an estimate, for the bar only
-_STAGES = 9 + 5 + 4 + 4
+_STAGES = 9 + 9 + 5 + 4 + 4
 _GRAPH = ("batch", "dynamic", "size_range", "opset", "body")
 _MODEL = (
     "model", "checkpoint", "pretrained", "config", "task", "dilations", "kernel_size", "depths",
-    "num_heads", "num_classes", "image_size", "resize_rpb", "ema", "labels", "seed",
+    "num_heads", "num_classes", "image_size", "full_size", "resize_rpb", "ema", "labels", "seed",
 )  # fmt: skip
 
 
@@ -37,11 +38,24 @@ _MODEL = (
 @graph_options
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8", "fp8"]),
     default="fp32",
     show_default=True,
-    help="Of the engine; fp32 is as exported.",
+    help="Of the engine; fp32 is as exported, int8 and fp8 are calibrated on --data.",
 )
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="Images to calibrate on: a folder, a list, an .npz file, or digits:train.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Calibrate on so many of them.",
+)
+@quantize_options
 @build_options
 @click.option(
     "--run/--no-run",
@@ -55,7 +69,9 @@ _MODEL = (
 def deploy(
     bundle: Path | None,
     output: Path | None,
-    precision: Literal["fp32", "fp16", "bf16"],
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"],
+    data: str | None,
+    limit: int,
     run: bool,
     force: bool,
     dry_run: bool,
@@ -67,7 +83,7 @@ def deploy(
     \b
     dinat-deploy deploy --model dinat_tiny --checkpoint dinat_tiny_in1k_224.pth
     dinat-deploy deploy --model dinat_mini --precision fp16 --backend tensorrt-rtx --no-run
-    dinat-deploy deploy out/dinat_tiny
+    dinat-deploy deploy out/dinat_tiny --precision int8 --data images/
 
     Finished steps are recorded in the bundle: called again, the command does only what is missing
     or whose inputs changed. Exits with 1 if the engine differs from PyTorch.
@@ -81,9 +97,17 @@ def deploy(
     graph = {name: arguments.pop(name) for name in _GRAPH}
     if bundle is not None:
         _refuse_export_options()
+    quantize = take_quantize_options(arguments, precision)
+    if quantize is None and data is not None:
+        raise click.UsageError(
+            f"--data is to calibrate on, and {precision} needs no calibration. Leave it out, or "
+            "use --precision int8 or fp8."
+        )
+    calibrate = {"data": data, "limit": limit, "quantize": quantize} if data else {}
     options = DeployOptions(
         export=graph,
         precision=precision,
+        calibrate=calibrate,
         build=build_arguments(**arguments),
         run=run,
         force=force,

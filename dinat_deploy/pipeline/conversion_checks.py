@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from dinat_deploy.bundle import Bundle, Case, VariantVerification
+from dinat_deploy.bundle import Bundle, Case, FloatArray, VariantVerification
+from dinat_deploy.data.dataset import Sample
 from dinat_deploy.errors import BundleError, ConversionError, MissingDependencyError
-from dinat_deploy.graph.formats import Format
+from dinat_deploy.graph.formats import QUANTIZED_FORMATS, Format
 from dinat_deploy.graph.precision import check_convertible
 from dinat_deploy.graph.ranges import Ranges, add_probes, attention_scales, record
 from dinat_deploy.graph.simulation import simulate
-from dinat_deploy.models.preprocessing import load_batch
+from dinat_deploy.models.preprocessing import open_image
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.native import find_library
 from dinat_deploy.parity import Errors, Tolerance, compare_all
 from dinat_deploy.pipeline.conversion_report import RunReport
+from dinat_deploy.pipeline.pixels import Pixels
 from dinat_deploy.progress import Progress
 from dinat_deploy.session.onnxruntime_session import BUILD_THE_LIBRARY, OnnxRuntimeSession
 
@@ -40,9 +42,19 @@ def save(model: ir.Model, path: Path, *, external: bool = False) -> None:
 
 
 def gather_cases(
-    bundle: Bundle, images: Sequence[str | Path], random_cases: int, seed: int
+    bundle: Bundle,
+    images: Sequence[str | Path],
+    random_cases: int,
+    seed: int,
+    samples: Sequence[Sample] = (),
+    pixels: Pixels | None = None,
 ) -> list[Case]:
     """The recorded cases, then made-up pictures and picture files, both without outputs.
+
+    Args:
+        samples: take the place of the recorded cases and the made-up pictures.
+        pixels: for a model that will take pixels: every input becomes what it can be given, the
+            nearest pixels, normalised, and no case has outputs.
 
     Raises:
         BundleError: the recorded cases are missing or damaged.
@@ -54,13 +66,24 @@ def gather_cases(
         size if isinstance(size, int) else default
         for size, default in zip(spec.shape, defaults, strict=True)
     ]
-    cases = bundle.reference()
-    for number in range(seed, seed + random_cases):
-        cases.append(Case(f"random {number}", {spec.name: seeded_image(shape, number)}, {}))
+    if samples:
+        cases = [_case(sample.name, spec.name, sample.image, shape[0]) for sample in samples]
+    else:
+        cases = bundle.reference()
+        for number in range(seed, seed + random_cases):
+            image = seeded_image(shape, number)
+            cases.append(Case(f"random {number}", {spec.name: image}, {}))
     for path in images:
-        one = load_batch([path], bundle.manifest.preprocessing)
-        cases.append(Case(str(path), {spec.name: one.repeat(shape[0], axis=0)}, {}))
-    return cases
+        image = bundle.manifest.preprocessing(open_image(path))
+        cases.append(_case(str(path), spec.name, image, shape[0]))
+    if pixels is None:
+        return cases
+    return [Case(c.name, pixels.normalized(pixels.nearest(c.inputs)), {}) for c in cases]
+
+
+def _case(name: str, tensor: str, image: FloatArray, batch: int) -> Case:
+    """One image as often as the batch needs it."""
+    return Case(name, {tensor: image[None].repeat(batch, axis=0)}, {})
 
 
 def run_float32(
@@ -119,9 +142,44 @@ class Way:
     simulated: bool
 
 
-def ways(body: bool, form: Format) -> list[Way]:
+@dataclass(frozen=True)
+class Subject:
+    """A converted model that is to be checked.
+
+    Attributes:
+        file: the ONNX file.
+        precision: as on the command line.
+        form: the 16-bit type in it; None if there is none.
+        pixels: if it takes pixels; the cases hold them normalised.
+    """
+
+    file: Path
+    precision: str
+    form: Format | None
+    pixels: Pixels | None = None
+
+    @property
+    def name(self) -> str:
+        if self.form is None or self.precision == self.form.precision:
+            return self.form.name if self.form else self.precision
+        return f"{self.precision} and {self.form.name}"
+
+    @property
+    def cure(self) -> str:
+        if self.precision in QUANTIZED_FORMATS:
+            return (
+                "`dinat-deploy sensitivity` finds the nodes that lose it, for --exclude; or allow "
+                "more with --rtol, or choose another --estimator."
+            )
+        return (
+            "Keep the nodes that lose it in float32 with --keep-float32, allow more with --rtol, "
+            "or choose another precision."
+        )
+
+
+def ways(body: bool, form: Format | None) -> list[Way]:
     """Which ways the model is run in: as it is if ONNX Runtime can, by the body and by the library
-    if it is built; and simulated.
+    if it is built; and simulated, if it is in a 16-bit type.
 
     The simulation always comes along: ONNX Runtime has few operators for bfloat16 on the CPU, and
     leaves out most of the rounding to float16 there. It takes the body, which rounds more often
@@ -130,53 +188,47 @@ def ways(body: bool, form: Format) -> list[Way]:
     library = find_library("onnxruntime")
     operators: list[Path | None] = [None] if body else []
     operators += [library] if library is not None or not body else []
-    native = operators if form.precision == "fp16" else []
-    return [*(Way(operator, False) for operator in native), Way(operators[0], True)]
+    native = [] if form is not None and form.precision == "bf16" else operators
+    simulated = [] if form is None else [Way(operators[0], True)]
+    return [*(Way(operator, False) for operator in native), *simulated]
 
 
 def check(
-    file: Path,
-    form: Format,
+    subject: Subject,
     body: bool,
     cases: Sequence[Case],
     tolerance: Tolerance,
     progress: Progress,
 ) -> list[RunReport]:
-    """Run the converted model in all ways and compare it with the cases' outputs.
+    """Run a converted model in all ways and compare it with the cases' outputs.
 
     Raises:
         ConversionError: an output is off by more than the tolerance.
     """
     reports = []
-    for way in progress.track(ways(body, form), "Comparing"):
-        path = file
-        if way.simulated:
-            model = ir.load(file)
-            simulate(model, form, inline=way.custom_op is None)
-            path = file.with_name("simulated.onnx")
+    for way in progress.track(ways(body, subject.form), "Comparing"):
+        path = subject.file
+        if way.simulated and subject.form is not None:
+            model = ir.load(path)
+            simulate(model, subject.form, inline=way.custom_op is None)
+            path = path.with_name("simulated.onnx")
             save(model, path, external=True)
             del model
             gc.collect()
         session = _session(path, body, way.custom_op or False)
-        name = f"{form.name} simulated in {session.name}" if way.simulated else session.name
-        reports.append(_compare(session, name, way.simulated, cases, tolerance))
+        name = f"{subject.name} simulated in {session.name}" if way.simulated else session.name
+        reports.append(_compare(session, name, way.simulated, cases, tolerance, subject.pixels))
         session.close()
         if not reports[-1].passed:
-            raise ConversionError(_failure(reports[-1], form), _CURE)
+            raise ConversionError(_failure(reports[-1], subject), subject.cure)
     return reports
 
 
-_CURE = (
-    "Keep the nodes that lose it in float32 with --keep-float32, allow more with --rtol, or choose "
-    "another precision."
-)
-
-
-def _failure(report: RunReport, form: Format) -> str:
+def _failure(report: RunReport, subject: Subject) -> str:
     errors = report.errors
     return (
-        f"The {form.name} model loses accuracy: {report.worst} is off by {errors.max_abs:.3g}, and "
-        f"{errors.limit:.3g} is allowed ({report.name})."
+        f"The {subject.name} model loses accuracy: {report.worst} is off by {errors.max_abs:.3g}, "
+        f"and {errors.limit:.3g} is allowed ({report.name})."
     )
 
 
@@ -186,11 +238,12 @@ def _compare(
     simulated: bool,
     cases: Sequence[Case],
     tolerance: Tolerance,
+    pixels: Pixels | None,
 ) -> RunReport:
     found: dict[str, Errors] = {}
     agreeing: list[float] = []
     for case in cases:
-        outputs = session.run(case.inputs)
+        outputs = session.run(pixels.nearest(case.inputs) if pixels else case.inputs)
         compared = compare_all(case.outputs, outputs, list(case.outputs), tolerance)
         for output, errors in compared.items():
             found[f"{case.name}: {output}"] = errors

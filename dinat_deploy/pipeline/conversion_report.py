@@ -70,7 +70,7 @@ class ConvertReport:
         variant: its entry in the bundle's manifest.
         converted, casts: nodes that compute in the 16-bit type, and Casts that were added.
         ranges: the tensors with the largest values, recorded with the float32 model.
-        range_used: the share of the type's range that the largest of them takes.
+        range_used: the share of the 16-bit type's range that the largest of them takes.
         inputs: how many inputs the ranges were recorded on.
         runs: the comparisons; empty if none were asked for.
         size_before, size_after: of the ONNX files with their external data, in bytes.
@@ -82,9 +82,9 @@ class ConvertReport:
     converted: int
     casts: int
     ranges: dict[str, float]
-    range_used: float
+    range_used: float | None
     inputs: int
-    weights: WeightReport
+    weights: WeightReport | None
     runs: list[RunReport]
     size_before: int
     size_after: int
@@ -103,6 +103,12 @@ class ConvertReport:
         same = ""
         if checked.argmax_agreement is not None:
             same = f", the same best class for {checked.argmax_agreement:.0%} of the images"
+        if self.variant.quantization is not None:
+            return (
+                f"Off by at most {worst:.2e} ({relative:.2%} of the largest output; {allowed:.2e} "
+                f"allowed){same}; {size}. What that costs on the task, `dinat-deploy evaluate` "
+                "measures."
+            )
         return (
             f"Accuracy kept: off by at most {worst:.2e} ({relative:.2%} of the "
             f"largest output; {allowed:.2e} allowed){same}; {size}."
@@ -118,7 +124,7 @@ class ConvertReport:
             "ranges": self.ranges,
             "range_used": self.range_used,
             "inputs": self.inputs,
-            "weights": asdict(self.weights),
+            "weights": asdict(self.weights) if self.weights else None,
             "runs": [run.to_dict() for run in self.runs],
             "size_before": self.size_before,
             "size_after": self.size_after,

@@ -24,7 +24,7 @@ from dinat_deploy.engine.manifest import MANIFEST, open_engine
 from dinat_deploy.errors import DinatDeployError
 from dinat_deploy.files import sha256, write_whole
 from dinat_deploy.pipeline.building import BuildPlan, build, plan_build, source_of
-from dinat_deploy.pipeline.deploy_record import StepName, digests, key, request_key
+from dinat_deploy.pipeline.deploy_record import StepName, data_state, digests, key, request_key
 from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.progress import Progress
 
@@ -38,6 +38,8 @@ class DeployOptions:
     Attributes:
         export: arguments of :func:`dinat_deploy.export` beside request and output.
         precision: of the engine; ``fp32`` is what was exported.
+        calibrate: arguments of :func:`dinat_deploy.calibrate` beside bundle and precision, for
+            ``int8`` and ``fp8``: ``data`` at least.
         build: arguments of :func:`dinat_deploy.build` beside model and output.
         verify: arguments of :func:`dinat_deploy.verify` beside the artefact.
         bench: arguments of :func:`dinat_deploy.bench` beside the artefacts.
@@ -46,7 +48,8 @@ class DeployOptions:
     """
 
     export: Mapping[str, Any] = field(default_factory=dict)
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp32"
+    calibrate: Mapping[str, Any] = field(default_factory=dict)
     build: Mapping[str, Any] = field(default_factory=dict)
     verify: Mapping[str, Any] = field(default_factory=dict)
     bench: Mapping[str, Any] = field(default_factory=dict)
@@ -127,31 +130,58 @@ class Precision:
 
     name: StepName = "precision"
 
-    def __init__(self, bundle: Path, precision: Literal["fp16", "bf16"]) -> None:
-        self.purpose = f"convert the model to {precision}"
+    def __init__(
+        self,
+        bundle: Path,
+        precision: Literal["fp16", "bf16", "int8", "fp8"],
+        options: Mapping[str, Any],
+    ) -> None:
+        quantized = precision in ("int8", "fp8")
+        how = f", calibrated on {options.get('data')}" if quantized else ""
+        self.purpose = f"convert the model to {precision}{how}"
         self.slot = f"precision:{precision}"
         self._bundle, self._precision = bundle, precision
+        self._options = options if quantized else None
 
     def key(self) -> str:
         model = open_bundle(self._bundle).model_path
         source = digests(self._bundle, [model, self._bundle / EXTERNAL_DATA])
-        return key({"model": source, "precision": self._precision, "version": __version__})
+        content: dict[str, Any] = {"model": source, "precision": self._precision}
+        content["version"] = __version__
+        if self._options is not None:
+            content |= {"options": dict(self._options), "data": data_state(self._options["data"])}
+        return key(content)
 
     def files(self) -> list[Path]:
         file = variant_name(self._precision)
         return [self._bundle / file, self._bundle / external_data_name(file)]
 
     def run(self, progress: Progress) -> str:
-        from dinat_deploy.pipeline.converting import convert
+        if self._options is not None and self._precision in ("int8", "fp8"):
+            from dinat_deploy.pipeline.calibrating import calibrate
 
-        report = convert(self._bundle, self._precision, progress=progress)
-        checked = report.variant.verification
-        kept = sum(len(island.nodes) for island in report.variant.float32)
-        islands = f"{self._precision}, {kept} nodes kept in float32"
+            made = calibrate(
+                self._bundle, precision=self._precision, progress=progress, **self._options
+            )
+            report = made.conversion
+            assert report is not None
+        else:
+            from dinat_deploy.pipeline.converting import convert
+
+            report = convert(self._bundle, self._precision, progress=progress)
+        variant, quantization = report.variant, report.variant.quantization
+        kept = sum(len(island.nodes) for island in variant.float32)
+        text = f"{self._precision}, {kept} nodes kept in float32"
+        if quantization is not None:
+            text = (
+                f"{self._precision} for {quantization.macs:.1%} of the multiply-accumulates, "
+                f"the rest in {quantization.rest}"
+            )
+        checked = variant.verification
         if checked is None:
-            return islands
+            return text
         how = " (simulated)" if checked.simulated else ""
-        return f"{islands}, within {checked.max_abs_error:.1e} of PyTorch{how}"
+        return f"{text}, within {checked.max_abs_error:.1e} of PyTorch{how}"
 
 
 class Build:
