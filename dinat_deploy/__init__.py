@@ -1,9 +1,10 @@
 """DiNAT and NAT models from PyTorch to verified and measured TensorRT engines.
 
 The functions behind the commands, under the same names (``models`` is :func:`list_models`):
-:func:`export`, :func:`convert`, :func:`build`, :func:`verify`, :func:`bench`, :func:`infer`,
-:func:`deploy`, :func:`inspect`, :func:`doctor`. They are imported when first used, so that
-importing the package is fast and needs none of its dependencies.
+:func:`export`, :func:`calibrate`, :func:`sensitivity`, :func:`convert`, :func:`build`,
+:func:`verify`, :func:`bench`, :func:`evaluate`, :func:`infer`, :func:`deploy`, :func:`inspect`,
+:func:`doctor`. They are imported when first used, so that importing the package is fast and needs
+none of its dependencies.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ if TYPE_CHECKING:
     from dinat_deploy.parity import Tolerance as Tolerance
     from dinat_deploy.pipeline.benching import bench as bench
     from dinat_deploy.pipeline.building import build as build
+    from dinat_deploy.pipeline.calibrating import calibrate as calibrate
     from dinat_deploy.pipeline.converting import convert as convert
     from dinat_deploy.pipeline.deploy_steps import DeployOptions as DeployOptions
     from dinat_deploy.pipeline.deploying import deploy as deploy
     from dinat_deploy.pipeline.diagnosing import doctor as doctor
+    from dinat_deploy.pipeline.evaluating import evaluate as evaluate
     from dinat_deploy.pipeline.exporting import export as export
     from dinat_deploy.pipeline.inferring import infer as infer
     from dinat_deploy.pipeline.inspecting import inspect as inspect
     from dinat_deploy.pipeline.listing import list_models as list_models
     from dinat_deploy.pipeline.requests import ModelRequest as ModelRequest
+    from dinat_deploy.pipeline.sensitivity import sensitivity as sensitivity
     from dinat_deploy.pipeline.verifying import verify as verify
 
 _PUBLIC = {
@@ -36,13 +40,16 @@ _PUBLIC = {
     "Tolerance": "dinat_deploy.parity",
     "bench": "dinat_deploy.pipeline.benching",
     "build": "dinat_deploy.pipeline.building",
+    "calibrate": "dinat_deploy.pipeline.calibrating",
     "convert": "dinat_deploy.pipeline.converting",
     "deploy": "dinat_deploy.pipeline.deploying",
     "doctor": "dinat_deploy.pipeline.diagnosing",
+    "evaluate": "dinat_deploy.pipeline.evaluating",
     "export": "dinat_deploy.pipeline.exporting",
     "infer": "dinat_deploy.pipeline.inferring",
     "inspect": "dinat_deploy.pipeline.inspecting",
     "list_models": "dinat_deploy.pipeline.listing",
+    "sensitivity": "dinat_deploy.pipeline.sensitivity",
     "verify": "dinat_deploy.pipeline.verifying",
 }
 
@@ -53,13 +60,16 @@ __all__ = [
     "Tolerance",
     "bench",
     "build",
+    "calibrate",
     "convert",
     "deploy",
     "doctor",
+    "evaluate",
     "export",
     "infer",
     "inspect",
     "list_models",
+    "sensitivity",
     "verify",
 ]
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import settings
 from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.pipeline.exporting import ExportReport, export
 from dinat_deploy.pipeline.sources import ModelRequest
+from tests.large_model import LargeExport, exported
 
 # Examples run numerical code whose first call compiles or loads something.
 settings.register_profile("project", deadline=None, max_examples=40, print_blob=True)
@@ -35,6 +39,38 @@ TINY = ModelConfig(
     num_classes=10,
     image_size=(64, 64),
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start what takes long first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _functions_of_onnxscript_read_once() -> Iterator[None]:
+    """PyTorch's exporter parses the source of onnxscript's 500 functions in every export.
+
+    That is half of the time of a small export. A test process does it once; exports that run in
+    processes of their own do it as users' do.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        read = cache(ONNXRegistry.from_torchlib)
+    except (ImportError, AttributeError):  # private, and may move
+        yield
+        return
+
+    def copy(*arguments: Any, **options: Any) -> Any:
+        known, registry = read(*arguments, **options), ONNXRegistry()
+        vars(registry).update(vars(known))
+        # Exports add operators of their own to these.
+        registry.functions = {name: list(found) for name, found in known.functions.items()}
+        return registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(copy))
+        yield
 
 
 @pytest.fixture
@@ -67,3 +103,10 @@ def dynamic_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_config_file: P
     request = ModelRequest(config=tiny_config_file, depths=(1,), num_heads=(2,), dilations="4")
     export(request, place, dynamic=["batch", "size"], size_range=(48, 96), verify=False)
     return place
+
+
+@pytest.fixture(scope="session")
+def dinat_large(tmp_path_factory: pytest.TempPathFactory) -> LargeExport:
+    """The largest published classifier, exported once for all test processes of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return exported(base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base)

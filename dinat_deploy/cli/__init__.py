@@ -10,15 +10,18 @@ import click
 from dinat_deploy import __version__
 from dinat_deploy.cli.bench import bench
 from dinat_deploy.cli.build import build
+from dinat_deploy.cli.calibrate import calibrate
 from dinat_deploy.cli.console import run
 from dinat_deploy.cli.convert import convert
 from dinat_deploy.cli.deploy import deploy
 from dinat_deploy.cli.doctor import doctor
+from dinat_deploy.cli.evaluate import evaluate
 from dinat_deploy.cli.export import export
 from dinat_deploy.cli.infer import infer
 from dinat_deploy.cli.inspect import inspect
 from dinat_deploy.cli.models import models
 from dinat_deploy.cli.plugin import plugin
+from dinat_deploy.cli.sensitivity import sensitivity
 from dinat_deploy.cli.verify import verify
 
 
@@ -30,6 +33,8 @@ def cli() -> None:
     \b
     dinat-deploy models                      what there is
     dinat-deploy export -m dinat_mini        a verified bundle in out/dinat_mini
+    dinat-deploy convert out/dinat_mini --precision fp16
+    dinat-deploy calibrate out/dinat_mini --data images/     INT8
     dinat-deploy build out/dinat_mini        an engine in out/dinat_mini/engines
     dinat-deploy verify ENGINE               compare it with PyTorch
     dinat-deploy bench ENGINE out/dinat_mini measure it beside ONNX Runtime
@@ -38,7 +43,8 @@ def cli() -> None:
 
 
 for command in (
-    models, export, convert, build, verify, bench, infer, deploy, inspect, plugin, doctor
+    models, export, calibrate, sensitivity, convert, build, verify, bench, evaluate, infer, deploy,
+    inspect, plugin, doctor,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -73,7 +73,7 @@ _STAGES = 7
 @click.option(
     "--estimator",
     type=click.Choice(["entropy", "percentile", "mse", "max"]),
-    help="Of the ranges, as of `convert`.  [default: entropy for int8, max for fp8]",
+    help="Of the ranges, as of `convert`.  [default: percentile for int8, max for fp8]",
 )
 @click.option(
     "--exclude",

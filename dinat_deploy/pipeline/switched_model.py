@@ -26,7 +26,7 @@ from dinat_deploy.graph.formats import FORMATS, QUANTIZED_FORMATS
 from dinat_deploy.graph.quantization import switches
 from dinat_deploy.measurement.onnx_work import macs_by_node
 from dinat_deploy.pipeline.conversion_checks import save
-from dinat_deploy.pipeline.quantizing import QuantizeOptions, decide, read_calibration
+from dinat_deploy.pipeline.quantizing import QuantizeOptions, decide, ranges_of
 from dinat_deploy.pipeline.running import onnx_session
 
 FloatArray = npt.NDArray[np.float32]
@@ -156,7 +156,7 @@ class SwitchedModel:
         self._ranges: dict[str, float] = {}
         if precision in QUANTIZED_FORMATS:
             estimator = options.estimator_for(precision)  # type: ignore[arg-type]
-            self._ranges = read_calibration(bundle).estimates(estimator)
+            self._ranges = ranges_of(bundle, estimator)
         schema.register()
         self.skipped: dict[str, str] = {}
         path = scratch / "switched.onnx"

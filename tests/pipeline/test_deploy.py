@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dinat_deploy.engine.builder import BuilderOptions
@@ -27,6 +28,7 @@ from dinat_deploy.pipeline.deploy_record import RECORD, read_record, request_key
 from dinat_deploy.pipeline.deploy_steps import DeployOptions, FailedStepError
 from dinat_deploy.pipeline.deploying import DeployReport, deploy
 from dinat_deploy.pipeline.requests import ModelRequest
+from dinat_deploy.progress import Silent
 
 BUILD: dict[str, Any] = {
     "backend": "tensorrt-rtx", "plugin": False, "architectures": ["86"], "optimization_level": 0,
@@ -232,6 +234,29 @@ def test_an_engine_in_float16_is_built_from_a_converted_model(
     assert (foreseen["precision"], foreseen["build"]) == ("to do", "to do")
 
 
+def test_int8_is_calibrated_on_the_images_that_are_named(
+    deployed_once: Path, tmp_path: Path
+) -> None:
+    bundle, data = tmp_path / "b", tmp_path / "images.npz"
+    shutil.copytree(deployed_once, bundle)
+    with pytest.raises(ConfigError, match="int8 needs images to calibrate on"):
+        deploy(bundle, options=DeployOptions(precision="int8", build=BUILD, run=False))
+
+    def step(seed: int) -> deploy_steps.Precision:
+        images = np.random.default_rng(seed).normal(size=(4, 3, 64, 64))
+        np.savez(data, images=images.astype(np.float32))
+        return deploy_steps.Precision(bundle, "int8", {"data": str(data), "limit": 3})
+
+    first = step(1)
+    before = first.key()
+    assert first.run(Silent()).startswith("int8 for ")
+    assert [path.name for path in first.files() if path.exists()] == ["model.int8.onnx"]
+    assert first.key() == before
+    calibration = json.loads((bundle / "calibration.json").read_text())
+    assert calibration["data"]["images"] == 3
+    assert step(2).key() != before
+
+
 @pytest.mark.rtx
 def test_engines_of_two_precisions_stand_side_by_side(deployed: tuple[ModelRequest, Path]) -> None:
     request, bundle = deployed
@@ -277,6 +302,29 @@ def test_what_the_backend_cannot_do_is_said_before_the_export(
     options = DeployOptions(export=OPTIONS.export, build={**BUILD, **changes}, run=False)
     with pytest.raises(DinatDeployError, match=message):
         deploy(request_, tmp_path / "b", options=options, dry_run=dry_run)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "cause", "cure"),
+    [
+        (
+            {"build": {"bakend": "tensorrt-rtx"}},
+            "'bakend' in DeployOptions(build=...)",
+            "'backend'",
+        ),
+        ({"export": {"output": "b"}}, "'output' in DeployOptions(export=...)", "There are batch, "),
+        ({"verify": {"rtoll": 1}, "run": True}, "'rtoll' in DeployOptions(verify=...)", "'rtol'"),
+        ({"bench": {"secs": 1}, "run": True}, "'secs' in DeployOptions(bench=...)", "duration"),
+    ],
+)
+def test_an_option_that_a_step_does_not_have_is_named_before_anything_is_done(
+    options: dict[str, Any], cause: str, cure: str, request_: ModelRequest, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        deploy(request_, tmp_path / "b", options=DeployOptions(**{"run": False} | options))
+    assert cause in caught.value.cause
+    assert cure in caught.value.cure
     assert not (tmp_path / "b").exists()
 
 
