@@ -16,8 +16,8 @@ from onnxscript import values as script
 
 from dinat_deploy import __version__
 from dinat_deploy.errors import ExportError
-from dinat_deploy.graph import functions, passes, schema
-from dinat_deploy.ops import library
+from dinat_deploy.graph import expansion, functions, fusion, interim, passes, schema
+from dinat_deploy.ops import library, unfused
 from dinat_deploy.progress import Progress, Silent
 
 MIN_OPSET, MAX_OPSET = 17, 21
@@ -71,12 +71,15 @@ def to_onnx(
             f"Opset {opset} is not supported.", f"Choose one from {MIN_OPSET} to {MAX_OPSET}."
         )
     schema.register()
+    interim.register()
     with _quiet_exporter():
         with progress.stage("Tracing the PyTorch model"):
             program = _trace(module, inputs, dynamic)
         with progress.stage("Translating to ONNX"):
             translated = _translate(program, input_names, output_names, opset)
     with progress.stage("Simplifying the graph"):
+        fusion.fuse(translated)
+        expansion.expand(translated)
         taps = passes.simplify(translated, tap_modules)
         passes.rename_dimensions(translated, _dimension_names(translated, dynamic))
         if opset < _EXPORTER_OPSET:
@@ -147,6 +150,8 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         namespace.neighborhood_attention_qkv.default: _packed_node,
         namespace.neighborhood_attention.default: _split_node,
+        unfused.SCORES: _scores_node,
+        unfused.COMBINE: _combine_node,
     }
 
 
@@ -189,11 +194,8 @@ def _split_node(
 ) -> Any:
     """Translate ``dinat::neighborhood_attention`` into one node with separate q, k and v."""
     if len(kernel_size) != 2 or any(s != 1 for s in stride) or any(is_causal):
-        raise ExportError(
-            f"Neighborhood attention of rank {len(kernel_size)} with stride {list(stride)} and "
-            f"is_causal {list(is_causal)} has no ONNX operator.",
-            "Only 2-D attention without stride and causality can be exported.",
-        )
+        windows = interim.window_attributes(kernel_size, dilation, stride, is_causal)
+        return getattr(_DINAT, interim.GENERAL)(query, key, value, rpb, scale=scale, **windows)
     shape = query.shape
     attributes = schema.node_attributes(
         num_heads=shape[-2],
@@ -204,6 +206,17 @@ def _split_node(
         size=_static_size(shape[1:3]),
     )
     return getattr(_DINAT, schema.SPLIT)(query, key, value, rpb, **attributes)
+
+
+def _scores_node(query: Any, key: Any, rpb: Any, *settings: Any) -> Any:
+    """Translate ``dinat::neighborhood_scores``; a missing entry is minus infinity there."""
+    windows = interim.window_attributes(*settings[:4])
+    return getattr(_DINAT, interim.SCORES)(query, key, rpb, **windows)
+
+
+def _combine_node(weights: Any, value: Any, *settings: Any) -> Any:
+    """Translate ``dinat::neighborhood_combine``."""
+    return getattr(_DINAT, interim.COMBINE)(weights, value, **interim.window_attributes(*settings))
 
 
 def _dimension_names(

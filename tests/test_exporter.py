@@ -231,7 +231,7 @@ def test_backbones_export_one_output_per_level() -> None:
 
 
 class Split(nn.Module):
-    """Query, key and value from three Linears, as in Hugging Face's models."""
+    """Query, key and value with something between them and their projections."""
 
     def __init__(self, has_rpb: bool) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class Split(nn.Module):
         self.rpb = nn.Parameter(torch.randn(2, 5, 5)) if has_rpb else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = [p(x).view(*x.shape[:3], 2, 4) for p in self.projections]
+        parts = [p(x).tanh().view(*x.shape[:3], 2, 4) for p in self.projections]
         return neighborhood_attention_2d(*parts, self.rpb, kernel_size=3, dilation=2).flatten(-2)
 
 
@@ -258,9 +258,16 @@ class Causal(nn.Module):
         return neighborhood_attention(x, x, x, kernel_size=3, is_causal=True)
 
 
-def test_what_has_no_operator_is_refused_by_name() -> None:
-    with pytest.raises(ExportError, match="rank 1 with stride \\[1\\] and is_causal \\[True\\]"):
-        export(Causal(), (1, 9, 2, 4))
+def test_what_has_no_operator_is_written_in_standard_ones_at_a_static_size() -> None:
+    graph = export(Causal(), (1, 9, 2, 4))
+    assert {node.domain for node in graph.model.graph} == {""}
+    assert difference(graph, Causal(), (1, 9, 2, 4)) < 1e-6
+
+
+def test_what_has_no_operator_is_refused_at_a_dynamic_size() -> None:
+    dims = [{1: torch.export.Dim("length", min=3, max=64)}]
+    with pytest.raises(ExportError, match="is_causal \\[True\\] has the dynamic size"):
+        export(Causal(), (1, 9, 2, 4), dynamic=dims)
 
 
 class Branching(nn.Module):

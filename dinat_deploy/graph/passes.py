@@ -22,6 +22,10 @@ from dinat_deploy.errors import ExportError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 TRANSPOSED_SUFFIX = ".T"
+# Bytes of a constant that is folded into another: a segmenter's pooling matrix at 2560x640.
+_LARGEST_FOLDED = 1 << 19
+# What opset 18 added to Resize, and the values that mean what opset 17 does.
+_RESIZE_18 = {"antialias": 0, "keep_aspect_ratio_policy": "stretch"}
 
 
 def simplify(model: ir.Model, module_paths: Iterable[str]) -> dict[str, str]:
@@ -35,7 +39,7 @@ def simplify(model: ir.Model, module_paths: Iterable[str]) -> dict[str, str]:
         For every such module its output tensor in the graph (the same name), in order.
     """
     fold_weight_transposes(model)
-    optimizer.fold_constants(model)
+    optimizer.fold_constants(model, input_size_limit=_LARGEST_FOLDED)
     for cleanup in (
         common.RemoveUnusedNodesPass(),
         common.CommonSubexpressionEliminationPass(),
@@ -220,6 +224,9 @@ def lower_to_opset_17(model: ir.Model) -> None:
             node.attributes.pop("num_outputs", None)
         elif node.op_type == "Pad" and len(node.inputs) <= 3:
             continue
+        elif node.op_type == "Resize" and _resizes_as_before(node):
+            for name in _RESIZE_18:
+                node.attributes.pop(name, None)
         else:
             raise ExportError(
                 f"{node.op_type} (node {node.name}) has no equivalent in opset 17.",
@@ -227,6 +234,12 @@ def lower_to_opset_17(model: ir.Model) -> None:
             )
     model.graph.opset_imports[""] = 17
     _drop_unused_initializers(model.graph)
+
+
+def _resizes_as_before(node: ir.Node) -> bool:
+    """Whether a Resize uses nothing that opset 18 added."""
+    given = {name: node.attributes[name].value for name in _RESIZE_18 if name in node.attributes}
+    return "axes" not in node.attributes and all(_RESIZE_18[n] == v for n, v in given.items())
 
 
 def _axes_to_attribute(node: ir.Node) -> None:
