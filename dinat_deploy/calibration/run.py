@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dinat_deploy.calibration.record import CalibrationData
 from dinat_deploy.calibration.recording import Batch, Recorder
-from dinat_deploy.calibration.state import Recorded, SavedState
+from dinat_deploy.calibration.state import Recorded, SavedState, save_histograms
 from dinat_deploy.errors import ConfigError, DataError
 from dinat_deploy.files import hidden_directory
 from dinat_deploy.progress import Progress, Silent
@@ -29,6 +29,7 @@ def calibrate(
     source: str,
     bins: int,
     state_dir: Path,
+    target: Path | None = None,
     progress: Progress | None = None,
     save_every: int = SAVE_EVERY,
     threads: int = 0,
@@ -53,6 +54,7 @@ def calibrate(
         bins: of the histograms.
         state_dir: an existing directory; holds a file as large as the model meanwhile, and the
             saved state until the calibration is complete.
+        target: file to write the histograms to, before the saved state is removed.
         save_every: how many images.
         threads, custom_op: as of OnnxRuntimeSession.
 
@@ -106,6 +108,8 @@ def calibrate(
             if not recorder.images:
                 raise DataError(f"There are no images in {source}.", "Name other data.")
             result = recorded()
+    if target is not None:
+        save_histograms(target, result)
     saved.remove()
     return result
 

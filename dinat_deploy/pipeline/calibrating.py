@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,7 +17,7 @@ from dinat_deploy.calibration.estimators import LEVELS
 from dinat_deploy.calibration.histogram import BINS
 from dinat_deploy.calibration.record import DEFAULT_PERCENTILE, Calibration, Settings
 from dinat_deploy.calibration.recording import Batch, batches
-from dinat_deploy.calibration.state import Recorded, load_histograms, save_histograms
+from dinat_deploy.calibration.state import Recorded, load_histograms
 from dinat_deploy.calibration.tensorrt_cache import version_number, write_cache
 from dinat_deploy.data.dataset import Dataset, OnBad, Sample
 from dinat_deploy.data.opening import open_dataset
@@ -131,7 +132,6 @@ def calibrate(
         recorded = _record(opened, dataset, on_bad, progress)
         shown = list(islice(samples(dataset, on_bad="skip"), _COMPARED))
         notes += [*dataset.notes, *_few(recorded)]
-        save_histograms(opened.path / HISTOGRAMS, recorded)
     with progress.stage("Estimating ranges"):
         settings = Settings(percentile=percentile, bins=BINS, levels=LEVELS)
         calibration = recorded.calibration(settings)
@@ -169,6 +169,7 @@ def _record(bundle: Bundle, dataset: Dataset, on_bad: OnBad, progress: Progress)
     model = ir.load(bundle.model_path)
     tensors = quantizable_tensors(model, QUANTIZED_FORMATS["int8"])
     del model
+    gc.collect()  # the graph refers to itself, and holds all weights
     spec = bundle.manifest.graph.inputs[0]
     size = spec.shape[0] if isinstance(spec.shape[0], int) else 1
 
@@ -185,6 +186,7 @@ def _record(bundle: Bundle, dataset: Dataset, on_bad: OnBad, progress: Progress)
         source=dataset.name,
         bins=BINS,
         state_dir=bundle.path,
+        target=bundle.path / HISTOGRAMS,
         progress=progress,
     )
 
