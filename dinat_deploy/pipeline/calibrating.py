@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dinat_deploy.bundle import CALIBRATION, HISTOGRAMS, Bundle, open_bundle
+from dinat_deploy.bundle import CALIBRATION, HISTOGRAMS, Bundle
 from dinat_deploy.calibration import run
 from dinat_deploy.calibration.estimators import LEVELS
 from dinat_deploy.calibration.histogram import BINS
@@ -28,7 +28,7 @@ from dinat_deploy.graph import schema
 from dinat_deploy.graph.formats import QUANTIZED_FORMATS, QuantizedPrecision
 from dinat_deploy.pipeline.conversion_report import ConvertReport
 from dinat_deploy.pipeline.conversion_writing import IoType
-from dinat_deploy.pipeline.converting import convert
+from dinat_deploy.pipeline.converting import bundle_to_convert, convert
 from dinat_deploy.pipeline.quantizing import QuantizeOptions, quantizable_tensors, ranges_of
 from dinat_deploy.progress import Progress, Silent
 
@@ -110,7 +110,7 @@ def calibrate(
         OutputError: the bundle cannot be written to.
     """
     progress = progress or Silent()
-    opened = open_bundle(bundle)
+    opened = bundle_to_convert(Path(bundle))
     # What can be wrong shows before an hour of recording.
     if tensorrt_cache is not None:
         version_number(tensorrt_cache)

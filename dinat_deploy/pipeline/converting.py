@@ -125,7 +125,7 @@ def convert(
     tolerance = Tolerance(
         DEFAULT_ATOL if atol is None else atol, DEFAULT_RTOL[precision] if rtol is None else rtol
     )
-    bundle = _open(Path(path))
+    bundle = bundle_to_convert(Path(path))
     file = variant_name(precision)
     with progress.stage("Checking the bundle"):
         bundle.check_model()
@@ -227,8 +227,13 @@ def _pixels(bundle: Bundle) -> Pixels:
     return Pixels(names, bundle.manifest.preprocessing)
 
 
-def _open(path: Path) -> Bundle:
-    """The bundle; it may be named by its ``model.onnx``."""
+def bundle_to_convert(path: Path) -> Bundle:
+    """The bundle; it may be named by its ``model.onnx``.
+
+    Raises:
+        BundleError: it is none, or another file.
+        ConversionError: it is a variant, which cannot be converted once more.
+    """
     if path.is_dir() or not path.exists():
         return open_bundle(path)
     if not is_bundle(path.parent):

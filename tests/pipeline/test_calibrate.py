@@ -220,6 +220,8 @@ def test_what_cannot_be_quantized_is_refused_before_anything_runs(
     assert "dinat-deploy calibrate" in caught.value.cure
     with pytest.raises(BundleError, match=r"nothing was recorded before"):
         calibrate(fresh)
+    with pytest.raises(BundleError, match="is not the model of its bundle"):
+        calibrate(bundle / "reference.npz")
     with pytest.raises(ConfigError, match="mse assumes levels of equal distance"):
         calibrate(bundle, IMAGES, precision="fp8", quantize=QuantizeOptions(estimator="mse"))
     with pytest.raises(ConfigError, match="fp16 quantizes nothing"):
