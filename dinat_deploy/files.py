@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from dinat_deploy.errors import OutputError
 
@@ -346,8 +347,14 @@ def write_whole(path: Path, text: str) -> None:
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        return sha256_of(stream)
+
+
+def sha256_of(stream: BinaryIO) -> str:
+    """Hexadecimal SHA-256 of an open file, from its beginning."""
+    digest = hashlib.sha256()
+    stream.seek(0)
+    while block := stream.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()

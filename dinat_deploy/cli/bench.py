@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,8 +193,8 @@ def bench(
     from dinat_deploy.pipeline.benching import BenchInterrupted
     from dinat_deploy.pipeline.benching import bench as run
 
-    if source is not None and artefacts:
-        raise click.UsageError("--from shows a report; leave away the artefacts.")
+    if source is not None:
+        _refuse_to_measure(artefacts, options)
     if source is None and not artefacts:
         raise click.UsageError("Name what to measure, such as out/dinat_mini.")
     to_stdout = json_file == "-"
@@ -217,6 +217,23 @@ def bench(
         return EXIT_INTERRUPTED
     _deliver(report, files, to_stdout=to_stdout)
     return 0
+
+
+def _refuse_to_measure(artefacts: Sequence[str], options: Iterable[str]) -> None:
+    """With ``--from`` nothing is measured: what would say how is refused, not ignored."""
+    if artefacts:
+        raise click.UsageError("--from shows a report; leave away the artefacts.")
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    given = [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name in options and context.get_parameter_source(parameter.name) != default
+    ]
+    if given:
+        raise click.UsageError(
+            f"--from shows a report that was measured already; leave away {', '.join(given)}."
+        )
 
 
 def _deliver(report: BenchReport, files: ReportFiles, *, to_stdout: bool) -> None:

@@ -51,7 +51,7 @@ build_options = together(
             "--arch",
             "architectures",
             default="",
-            callback=lambda context, parameter, value: tuple(filter(None, value.split(","))),
+            callback=lambda context, parameter, value: _architectures(value),
             metavar="N,N,...",
             help="tensorrt-rtx: compute capabilities to build for, such as 86,89,120; `current` "
             "for the GPU at hand.  [default: those of 80,86,89,120 that the plugin has code for]",
@@ -151,6 +151,13 @@ def build_arguments(
         "timing_cache": False if no_timing_cache else timing_cache,
         "options": BuilderOptions(gpu_fallback=not no_gpu_fallback, **own),
     }
+
+
+def _architectures(value: str) -> tuple[str, ...]:
+    names = tuple(filter(None, map(str.strip, value.split(","))))
+    if value and not names:
+        raise click.BadParameter(f"{value!r} names no compute capability; write 86, or 86,89.")
+    return names
 
 
 def _not_both(first: str, has_first: bool, second: str, has_second: bool) -> None:

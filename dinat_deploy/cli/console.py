@@ -77,7 +77,7 @@ def run(command: click.Command) -> NoReturn:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
         if "--json" in sys.argv:  # the option itself may not have been reached
-            print_json({"error": {"cause": error.format_message(), "cure": ""}})
+            print_json({"error": {"cause": error.format_message(), "cure": _help(error)}})
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -110,6 +110,13 @@ def run(command: click.Command) -> NoReturn:
         fault = DinatDeployError(f"{where}{error.strerror or error}.", "Check the path.")
         _print_error(fault, as_json=bool(meta.get(_JSON_KEY)))
         sys.exit(EXIT_USER_ERROR)
+
+
+def _help(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return ""
+    return f"`{context.command_path} --help` lists the arguments and options."
 
 
 def _print_error(error: DinatDeployError, *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from dinat_deploy.bundle import TensorSpec
 from dinat_deploy.engine import trust as trusted
@@ -70,12 +71,14 @@ def check_engine(
     engine: Engine,
     here: Here,
     *,
+    plan: BinaryIO | None = None,
     trust: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[str]:
     """Check all that can be checked before the plan is loaded.
 
     Args:
+        plan: the engine's plan, if it is open already.
         trust: run host code that the plan holds, although it was neither built nor trusted here.
         shapes: of the inputs that it is to be run with, as far as they are known.
 
@@ -96,9 +99,9 @@ def check_engine(
     check_plugin(engine, here.plugin, here.gpu)
     if shapes is not None:
         check_shapes(engine, shapes)
-    digest = engine.check_plan()
+    digest = engine.check_plan(plan)
     _check_onnx(engine, here)
-    _check_host_code(engine, digest, trust, notes)
+    _check_host_code(engine, plan, digest, trust, notes)
     return notes
 
 
@@ -122,10 +125,14 @@ def check_bare_plan(plan: Path, *, trust: bool = False) -> list[str]:
     return [f"{plan} has no {MANIFEST}: nothing about it could be checked."]
 
 
-def host_code(engine: Engine) -> list[str]:
-    """What in a plan runs on the processor when it is loaded; empty if nothing does."""
+def host_code(engine: Engine, plan: BinaryIO | None = None) -> list[str]:
+    """What in a plan runs on the processor when it is loaded; empty if nothing does.
+
+    Args:
+        plan: the engine's plan, if it is open already.
+    """
     reasons = list(engine.manifest.host_code)
-    inside = trusted.libraries_inside(engine.plan_path)
+    inside = trusted.libraries_inside(engine.plan_path if plan is None else plan)
     if inside and not reasons:
         reasons.append(f"a library for {inside[0]}, of which {MANIFEST} says nothing")
     return reasons
@@ -303,8 +310,10 @@ def _check_onnx(engine: Engine, here: Here) -> None:
         engine.check_onnx(model / engine.manifest.onnx.file if model.is_dir() else model)
 
 
-def _check_host_code(engine: Engine, digest: str, trust: bool, notes: list[str]) -> None:
-    reasons = host_code(engine)
+def _check_host_code(
+    engine: Engine, plan: BinaryIO | None, digest: str, trust: bool, notes: list[str]
+) -> None:
+    reasons = host_code(engine, plan)
     if not reasons or trusted.is_known(digest):
         return
     if not trust:

@@ -11,7 +11,7 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import Field, ValidationError
 
@@ -27,7 +27,7 @@ from dinat_deploy.engine.builder import (
 )
 from dinat_deploy.engine.profiles import Profile
 from dinat_deploy.errors import EngineError
-from dinat_deploy.files import sha256
+from dinat_deploy.files import sha256, sha256_of
 from dinat_deploy.models.config import describe
 from dinat_deploy.session.tensorrt_api import Flavor
 
@@ -187,10 +187,23 @@ class Engine:
             command += ["--output", shlex.quote(str(self.path))]
         return f"Build it again: `{' '.join([*command, *options])}`."
 
-    def check_plan(self) -> str:
+    def open_plan(self) -> BinaryIO:
+        """The plan, to be checked and then loaded from the same open file: its place may be taken
+        by another meanwhile.
+
+        Raises:
+            EngineError: it is missing, or has another size than the one that was built.
+        """
+        self.check_plan_size()
+        return self.plan_path.open("rb")
+
+    def check_plan(self, plan: BinaryIO | None = None) -> str:
         """Compare the plan with the manifest.
 
         Plans can hold host code (an embedded plugin), so this comes before deserialising.
+
+        Args:
+            plan: the plan, if it is open already.
 
         Returns:
             Its SHA-256.
@@ -200,7 +213,7 @@ class Engine:
         """
         self.check_plan_size()
         recorded = self.manifest.plan.sha256
-        actual = sha256(self.plan_path)
+        actual = sha256(self.plan_path) if plan is None else sha256_of(plan)
         if actual == recorded:
             return actual
         other = self._owner_of(actual)

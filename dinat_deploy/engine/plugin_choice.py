@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dinat_deploy.elf import machine
 from dinat_deploy.engine.builder import Obstacle, PluginRequest
 from dinat_deploy.engine.onnx_file import OnnxFile
 from dinat_deploy.errors import ConfigError, EngineError, NativeError
@@ -132,6 +133,11 @@ def _covered(library: Path, architectures: Sequence[str]) -> list[str]:
         raise EngineError(f"There is no plugin library {library}.", f"{_CURE}.")
     info = _info(library)
     if info is None:
+        if machine(library) is None:
+            raise EngineError(
+                f"{library} is no shared library for 64-bit Linux, and a plugin must be one.",
+                f"{_CURE}, or leave --plugin-library out.",
+            )
         return list(architectures)  # not one of ours; loading it will show what it is
     if info.name != "dinat_tensorrt":
         raise EngineError(

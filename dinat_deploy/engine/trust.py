@@ -13,10 +13,10 @@ import json
 import mmap
 import os
 import struct
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from filelock import FileLock, Timeout
 
@@ -88,7 +88,7 @@ def _digest(line: bytes) -> str | None:
     return None
 
 
-def libraries_inside(plan: Path) -> list[str]:
+def libraries_inside(plan: Path | BinaryIO) -> list[str]:
     """Processors that libraries inside a plan are for: host code, whatever a manifest says.
 
     Found by the header of an ELF file, which TensorRT stores as it is.
@@ -97,7 +97,7 @@ def libraries_inside(plan: Path) -> list[str]:
         OSError: the plan cannot be read.
     """
     found: list[str] = []
-    with plan.open("rb") as stream:
+    with plan.open("rb") if isinstance(plan, Path) else nullcontext(plan) as stream:
         if not os.fstat(stream.fileno()).st_size:
             return found
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -170,8 +170,9 @@ class Artefact:
         """Compare shapes of the inputs with what the artefact takes.
 
         Raises:
-            ConfigError, EngineError: an input is missing or unknown, a fixed dimension differs, or
-                no profile of the engine covers them.
+            ConfigError, EngineError: an input is missing or unknown, a fixed dimension differs, a
+                size is outside what the model was exported for, or no profile of the engine covers
+                them.
         """
         listed = ", ".join(_described(spec.name, spec.shape) for spec in self.inputs)
         missing = [spec.name for spec in self.inputs if spec.name not in shapes]
@@ -189,6 +190,20 @@ class Artefact:
             if own is None or not _fits(own, shape):
                 raise ConfigError(
                     f"The shape {_described(name, shape)} does not fit: {self.name} takes {listed}."
+                )
+            self._check_size(name, own, shape)
+
+    def _check_size(self, name: str, own: Sequence[int | str], shape: Sequence[int]) -> None:
+        """Sizes beyond those of the export, which graphs were not checked for."""
+        bounds = self.bundle.manifest.graph.size_range if self.bundle else None
+        if bounds is None or len(own) != 4 or (self.name.runtime or "").startswith("torch"):
+            return
+        for axis, size in list(zip(own, shape, strict=True))[2:]:
+            if isinstance(axis, str) and not bounds[0] <= size <= bounds[1]:
+                raise ConfigError(
+                    f"The shape {_described(name, shape)} has {axis} {size}; the model was "
+                    f"exported for {bounds[0]} to {bounds[1]} pixels.",
+                    "Export with a wider --size-range, or change the shape.",
                 )
 
     def covers(self, shapes: Mapping[str, Sequence[int]]) -> bool:

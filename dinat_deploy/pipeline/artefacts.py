@@ -184,11 +184,12 @@ def _open_plan(
             name, bare, bundle, None, bare.inputs, bare.outputs, "unknown", config, notes=notes
         )
     tapped = tapped_tensors(engine) if taps else {}
-    with progress.stage("Checking the engine"):
-        here = look_around(engine.manifest.runtime.flavor, plugin_library=library)
-        notes = check_engine(engine, here, trust=trust)
-    with progress.stage("Loading the engine"):
-        session = engine_session(engine, here.plugin, taps=taps)
+    with engine.open_plan() as plan:  # what is checked is what is loaded
+        with progress.stage("Checking the engine"):
+            here = look_around(engine.manifest.runtime.flavor, plugin_library=library)
+            notes = check_engine(engine, here, plan=plan, trust=trust)
+        with progress.stage("Loading the engine"):
+            session = engine_session(engine, plan, here.plugin, taps=taps)
     # Tapped tensors may be outputs of the plan, and are none of the model.
     hidden = set(engine.manifest.taps.tensors.values()) if engine.manifest.taps else set()
     own = {spec.name for spec in bundle.manifest.graph.outputs} if bundle else set()

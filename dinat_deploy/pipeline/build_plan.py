@@ -120,6 +120,7 @@ def plan_build(
         onnx = read_onnx(path)
         _check_types(onnx, notes)
         targets = Targets(builder.architectures(architectures), named=bool(architectures))
+        _check_turing(onnx, builder.flavor, targets.architectures, notes)
         wish = PluginWish(plugin, Path(plugin_library) if plugin_library else None, embed_plugin)
         request, covered = choose_plugin(onnx, wish, targets, builder.plugin_obstacle(), notes)
         tapped = _taps(taps, path, bundle)
@@ -282,6 +283,21 @@ def _check_types(onnx: OnnxFile, notes: list[str]) -> None:
         )
 
 
+def _check_turing(
+    onnx: OnnxFile, flavor: Flavor, architectures: Sequence[str], notes: list[str]
+) -> None:
+    """TensorRT-RTX's compiler has no float32 matrix products for Turing (seen with 1.7.1)."""
+    if flavor != "tensorrt-rtx" or "75" not in architectures or "float" not in onnx.weights:
+        return
+    fact = "TensorRT-RTX has no float32 matrix products for compute capability 75 (Turing)"
+    if onnx.op_nodes and set(onnx.weights) == {"float"}:
+        raise EngineError(
+            f"{fact}, and {onnx.path} is in float32 throughout.",
+            "Leave 75 out of --arch.",
+        )
+    notes.append(f"{fact}: the build fails if the model has one ({onnx.precision}).")
+
+
 def _taps(kind: TapKind, model: Path, bundle: Bundle | None) -> Taps | None:
     if kind == "none":
         return None
@@ -329,6 +345,10 @@ def _timing_cache(
     given: str | Path | bool | None, flavor: Flavor, version: str, notes: list[str]
 ) -> Path | None:
     """The file with measured kernel times: the one that was named, or the one that fits."""
+    if given is False and flavor == "tensorrt-rtx":
+        notes.append(
+            "--no-timing-cache changes nothing: TensorRT-RTX has no timing cache when it builds."
+        )
     if given is False or (given is None and flavor == "tensorrt-rtx"):
         return None
     if flavor == "tensorrt-rtx":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +14,7 @@ from dinat_deploy.bundle import is_bundle, open_bundle
 from dinat_deploy.engine.devices import current_capability
 from dinat_deploy.errors import BundleError, ConfigError, EngineError
 from dinat_deploy.files import refuse_to_replace
+from dinat_deploy.measurement.records import BenchOptions
 from dinat_deploy.pipeline.build_plan import check_builder
 from dinat_deploy.pipeline.deploy_record import (
     DeployRecord,
@@ -109,6 +113,9 @@ def deploy(
     started = time.monotonic()
     bundle, steps = _steps(model, output, options)
     # What can be known now is not found out after minutes of exporting.
+    for step in steps:
+        if isinstance(step, Build | Verify | Bench):
+            _check_names(step, options)
     check_builder(**options.build)
     if isinstance(steps[0], Export):
         refuse_to_replace(bundle, is_bundle)
@@ -128,6 +135,8 @@ def deploy(
         elif dry_run:
             entry, open_end = StepReport(step.name, "to do", step.purpose), True
         else:
+            if isinstance(step, Export):  # not before: its function needs PyTorch
+                _check_names(step, options)
             entry, record = _execute(step, bundle, record, progress)
         if isinstance(step, Build) and not open_end:
             report.engine = step.engine
@@ -164,12 +173,49 @@ def _steps(
     else:
         return _steps(_named(str(model)), output, options)
     if options.precision != "fp32":
-        steps.append(Precision(bundle, options.precision))
+        if options.precision in ("int8", "fp8") and "data" not in options.calibrate:
+            raise ConfigError(
+                f"{options.precision} needs images to calibrate on, and none are named.",
+                "Name them with --data.",
+            )
+        steps.append(Precision(bundle, options.precision, options.calibrate))
     build = Build(bundle, options.precision, options.build)
     steps.append(build)
     if options.run:
         steps += [Verify(build, options.verify), Bench(build, options.bench)]
     return bundle, steps
+
+
+def _check_names(step: Export | Build | Verify | Bench, options: DeployOptions) -> None:
+    """Raise ConfigError for an option that the step does not have."""
+    for name in getattr(options, step.name):
+        known = _known_names(step)
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1, cutoff=0.7)
+            raise ConfigError(
+                f"{name!r} in DeployOptions({step.name}=...) is no option of {step.name}.",
+                f"Write {close[0]!r}." if close else f"There are {', '.join(known)}.",
+            )
+
+
+def _known_names(step: Export | Build | Verify | Bench) -> list[str]:
+    """Names of the options of a step, which are arguments of its function."""
+    function: Callable[..., Any]
+    if isinstance(step, Export):
+        from dinat_deploy.pipeline.exporting import export as function
+    elif isinstance(step, Build):
+        from dinat_deploy.pipeline.building import build as function
+    elif isinstance(step, Verify):
+        from dinat_deploy.pipeline.verifying import verify as function
+    else:
+        from dinat_deploy.pipeline.benching import bench as function
+    names = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            names += list(BenchOptions.model_fields)
+        elif parameter.name not in ("output", "progress"):
+            names.append(parameter.name)
+    return names
 
 
 def _named(text: str) -> ModelRequest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dinat_deploy.bundle import Bundle
 from dinat_deploy.errors import BundleError, EngineError, MissingDependencyError
@@ -83,10 +83,13 @@ def tapped_tensors(engine: Engine) -> dict[str, str]:
     return taps.tensors
 
 
-def engine_session(engine: Engine, plugin_library: Path | None, *, taps: bool) -> TensorRTSession:
+def engine_session(
+    engine: Engine, plan: BinaryIO, plugin_library: Path | None, *, taps: bool
+) -> TensorRTSession:
     """An engine, which was checked, in the TensorRT that built it.
 
     Args:
+        plan: the open file that was checked.
         plugin_library: to load before the plan, if the plan needs one.
         taps: return the tensors of :func:`tapped_tensors` as well.
 
@@ -101,11 +104,12 @@ def engine_session(engine: Engine, plugin_library: Path | None, *, taps: bool) -
     loads = manifest.plugin is not None and not manifest.plugin.embedded
     return TensorRTSession(
         engine.plan_path,
+        content=plan,
         flavor=manifest.runtime.flavor,
         plugin_library=plugin_library if loads else None,
         taps=manifest.taps if taps else None,
         # The checks let it through: it was built or trusted on this machine.
-        allow_host_code=bool(host_code(engine)),
+        allow_host_code=bool(host_code(engine, plan)),
         dla_core=manifest.options.dla_core,
         attention_nodes=[
             *(layer.node for layer in manifest.layers.plugin),

@@ -208,6 +208,10 @@ def test_ctrl_c_shows_what_was_measured_and_writes_nothing(
     [
         ([], "Name what to measure"),
         (["a", "--from", "r.json"], "--from shows a report"),
+        (
+            ["--from", "r.json", "--duration", "5", "--no-transfers"],
+            "a report that was measured already; leave away --duration, --transfers.",
+        ),
         (["a", "--json=report.txt"], "'report.txt' does not end in .json"),
         (["a", "--percentile", "99,x"], "'99,x' is not a list of numbers"),
         (["a", "--percentile", "101"], "101 is not in 0..100"),

@@ -89,7 +89,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(command: Command, bu
 
 def test_a_dry_run_in_json(command: Command, bundle: Path, tmp_path: Path) -> None:
     library = tmp_path / "lib.so"
-    library.write_bytes(b"")
+    library.write_bytes(b"\x7fELF\x02\x01".ljust(18, b"\0") + b"\x3e\0")
     plan: dict[str, Any] = json.loads(
         command(
             *FAST, bundle / "model.onnx", "--dry-run", "--json", "--plugin-library", library,
@@ -195,6 +195,7 @@ def test_names_that_the_system_refuses_are_errors_without_a_traceback(command: C
         ),
         ([*BUILD, "m.onnx", "--hardware-compatibility", "all"], "'all' is not one of 'none'"),
         ([*BUILD, "m.onnx", "--dla-core", "-1"], "-1 is not in the range x>=0"),
+        ([*BUILD, "m.onnx", "--arch", ","], "',' names no compute capability; write 86, or 86,89"),
         ([*BUILD, "m.onnx", "--taps", "some"], "'some' is not one of 'none', 'outputs', 'debug'"),
     ],
 )

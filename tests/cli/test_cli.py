@@ -127,6 +127,12 @@ def test_malformed_arguments_exit_with_2(
     assert message in outcome.err
 
 
+def test_malformed_arguments_have_a_cure_for_machines_too(command: Command) -> None:
+    error = json.loads(command("export", "--depths", "3,x", "--json").out)["error"]
+    assert "is not a list of numbers" in error["cause"]
+    assert error["cure"] == "`dinat-deploy export --help` lists the arguments and options."
+
+
 def test_options_reach_the_export(command: Command, tmp_path: Path) -> None:
     made = command(
         "export", "-m", "dinat_mini", "--depths", "1,1", "--num-heads", "2,4", "--dilations", "1/2",

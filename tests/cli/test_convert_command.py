@@ -85,3 +85,13 @@ def test_errors_are_sentences(command: Command, bundle: Path, tmp_path: Path) ->
     assert command("convert", bundle).status == 2
     assert command("convert", bundle, "--precision", "fp8").status == 2
     assert command("convert", bundle, "--precision", "fp16", "--margin", 0).status == 2
+
+
+def test_a_model_of_pixels_is_compared_with_the_float32_one_on_the_same(
+    command: Command, bundle: Path
+) -> None:
+    done = command("convert", bundle, "--precision", "fp16", "--io", "uint8", "--random", 0)
+    assert done.status == 0
+    assert "  image: 1 x 3 x 64 x 64 uint8\n  logits: 1 x 10 float\n" in done.out
+    assert "Against the float32 model on the same pixels, the worst of each" in done.out
+    assert done.out.splitlines()[-1].startswith("Accuracy kept: off by at most ")

@@ -49,6 +49,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("cat.jpg", "dog.png"):
         pixels = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(place / name)
+    (place / "images").mkdir()
+    for number in range(12):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / "images" / f"{number:02}.png")
     tiny = upstream.original_shapes(64, (3, 4, 18, 5), (2, 4, 8, 16))
     torch.save(upstream.drawn(tiny), place / "dinat_tiny_in1k_224.pth")
     mini = upstream.original_shapes(64, (3, 4, 6, 5), (2, 4, 8, 16))
@@ -118,9 +122,10 @@ def test_commands_run_as_written(page: Path, run_command: Callable[[str], None])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_runs_as_written(page: Path, place: Path) -> None:
+def test_python_runs_as_written(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
     for block in blocks(page, "python"):
-        run([sys.executable, "-c", block], place)
+        exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:

@@ -35,7 +35,8 @@ rtx = pytest.mark.rtx
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
     path = tmp_path / "libmine.so"
-    path.write_bytes(b"not looked into while planning")
+    # The header of an ELF file; the rest is not looked into while planning.
+    path.write_bytes(b"\x7fELF\x02\x01".ljust(18, b"\0") + b"\x3e\0")
     return path
 
 
@@ -166,6 +167,36 @@ def test_a_dynamic_onnx_file_needs_a_profile(dynamic_bundle: Path, tmp_path: Pat
     with pytest.raises(EngineError, match=r"image \[batch x 3 x height x width\] is dynamic"):
         plan_build(path, **RTX)
     assert plan_build(path, profiles=["image=1x3x64x64"], **RTX).task.profiles
+
+
+@rtx
+@pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", b"\x7fELF\x01\x01".ljust(20, b"\0")])
+def test_a_plugin_library_that_is_none_is_refused(
+    content: bytes, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    library = tmp_path / "libmine.so"
+    library.write_bytes(content)
+    with pytest.raises(EngineError, match=r"libmine\.so is no shared library") as caught:
+        plan_build(tiny_bundle, plugin_library=library, **RTX)
+    assert "leave --plugin-library out" in caught.value.cure
+
+
+@rtx
+def test_turing_gets_no_model_in_float32(tiny_bundle: Path, tmp_path: Path) -> None:
+    """TensorRT-RTX has no such matrix products for it, and finds that out late."""
+    options = {**RTX, "architectures": ["75", "86"]}
+    with pytest.raises(EngineError, match=r"capability 75 \(Turing\), and .* in float32") as caught:
+        plan_build(tiny_bundle, **options)
+    assert caught.value.cure == "Leave 75 out of --arch."
+    mixed = onnx.load(tiny_bundle / "model.onnx")
+    weight = mixed.graph.initializer[0]
+    half = numpy_helper.to_array(weight).astype(np.float16)
+    weight.CopyFrom(numpy_helper.from_array(half, weight.name))
+    onnx.save(mixed, tmp_path / "mixed.onnx")
+    (note,) = [
+        note for note in plan_build(tmp_path / "mixed.onnx", **options).notes if "75" in note
+    ]
+    assert "the build fails if the model has one (float32+float16)" in note
 
 
 @rtx
@@ -403,7 +434,9 @@ def test_measured_times_are_kept_for_each_tensorrt_and_gpu_unless_told_otherwise
     with pytest.raises(OutputError, match="Choose another --timing-cache"):
         place(timing_cache=tmp_path / "no" / "where.cache")
     assert place(backend="tensorrt-rtx") is None
-    assert place(backend="tensorrt-rtx", timing_cache=False) is None
+    without = plan_build(relu_model, backend="tensorrt-rtx", timing_cache=False)
+    assert without.task.timing_cache is None
+    assert "--no-timing-cache changes nothing" in without.notes[0]
     for asked in (True, tmp_path / "mine.cache"):
         with pytest.raises(EngineError, match="TensorRT-RTX has no timing cache"):
             place(backend="tensorrt-rtx", timing_cache=asked)

@@ -10,6 +10,7 @@ import pytest
 from dinat_deploy.engine.manifest import open_engine
 from dinat_deploy.pipeline.building import build
 from dinat_deploy.pipeline.exporting import export
+from tests.large_model import LargeExport
 
 pytestmark = [pytest.mark.rtx, pytest.mark.slow]
 
@@ -37,9 +38,14 @@ def test_a_published_model_builds_with_the_plugin_and_from_the_body(
     weights: float,
     from_body: bool,
     plugin_library: Path,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    bundle = export(name, tmp_path / name, verify=False, **options).path
+    if name == "dinat_large":
+        exported: LargeExport = request.getfixturevalue("dinat_large")
+        bundle = Path(exported.bundle)
+    else:
+        bundle = export(name, tmp_path / name, verify=False, **options).path
     target: dict[str, Any] = {"backend": "tensorrt-rtx", "architectures": ["86"]}
 
     report = build(bundle, plugin_library=plugin_library, embed_plugin=True, **target)

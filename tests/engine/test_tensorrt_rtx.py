@@ -322,7 +322,7 @@ def test_options_and_tensors_to_let_out_reach_the_builder(bundle: Path, tmp_path
 
 def test_a_library_that_is_no_plugin_is_refused(bundle: Path, tmp_path: Path) -> None:
     library = tmp_path / "libnothing.so"
-    library.write_bytes(b"\x7fELF nothing")
+    library.write_bytes(b"\x7fELF\x02\x01 and nothing that could be loaded")
     with pytest.raises(EngineError, match=r"libnothing\.so cannot be loaded") as caught:
         build(bundle, plugin_library=library, **RTX)
     assert "dinat-deploy plugin build" in caught.value.cure

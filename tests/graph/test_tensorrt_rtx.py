@@ -87,12 +87,6 @@ def test_whole_models_build(
     assert built["bytes"] > 50_000
 
 
-@pytest.mark.slow
-def test_dinat_mini_builds(tmp_path: Path) -> None:
-    export("dinat_mini", tmp_path / "b", verify=False)
-    assert build(tmp_path / "b" / "model.onnx")["bytes"] > 80_000_000
-
-
 def test_without_body_and_plugin_the_parser_says_what_is_missing(
     tiny_config_file: Path, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from dinat_deploy.models.preprocessing import (
     IMAGENET_STD,
     Preprocessing,
     load_batch,
+    load_pixels,
     open_image,
 )
 from dinat_deploy.models.zoo import VARIANTS
@@ -50,6 +51,26 @@ def test_evaluation_equals_the_steps_written_out(width: int, height: int) -> Non
     assert found.dtype == np.float32
     assert found.shape == (3, 224, 224)
     assert np.abs(found - expected.transpose(2, 0, 1)).max() < 1e-6
+
+
+@pytest.mark.parametrize("mean", [IMAGENET_MEAN, (0.5,)])
+def test_pixels_are_the_picture_before_it_is_normalised(mean: tuple[float, ...]) -> None:
+    how = EVALUATION.model_copy(update={"mean": mean, "std": IMAGENET_STD[: len(mean)]})
+    pixels = how.pixels(picture(300, 260))
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (len(mean), 224, 224))
+    assert np.array_equal(how.normalize(pixels), how(picture(300, 260)))
+    assert np.array_equal(how.normalize(np.stack([pixels] * 2))[1], how(picture(300, 260)))
+
+
+def test_every_pixel_is_found_again_after_normalising() -> None:
+    pixels = np.tile(np.arange(256, dtype=np.uint8).reshape(16, 16), (2, 3, 1, 1))
+    assert np.array_equal(EVALUATION.nearest_pixels(EVALUATION.normalize(pixels)), pixels)
+
+
+def test_what_is_no_pixel_becomes_the_nearest_one() -> None:
+    how = Preprocessing(resize=(1, 1), crop=(1, 1), mean=(0.5,), std=(0.5,))
+    images = np.float32([-1.2, -1.0, 0.0039, 0.0118, 1.0, 7.0]).reshape(6, 1, 1, 1)
+    assert how.nearest_pixels(images).ravel().tolist() == [0, 0, 128, 129, 255, 255]
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(16, 300), st.integers(16, 300))
@@ -98,6 +119,7 @@ def test_every_picture_mode_is_read(mode: str, tmp_path: Path) -> None:
     else:
         picture(30, 20).convert("L" if mode == "1" else mode).convert(mode).save(path)
     batch = load_batch([path], EVALUATION)
+    assert np.array_equal(EVALUATION.normalize(load_pixels([path], EVALUATION)), batch)
     assert batch.shape == (1, 3, 224, 224)
     assert np.isfinite(batch).all()
 

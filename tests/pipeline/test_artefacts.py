@@ -103,6 +103,17 @@ class TestOnnx:
         with open_artefact(alone) as artefact, pytest.raises(ConfigError, match="nothing says how"):
             artefact.default_shapes()
 
+    def test_sizes_that_were_not_exported_for_are_refused(self, dynamic_bundle: Path) -> None:
+        with open_artefact(str(dynamic_bundle)) as artefact:
+            for size, axis in (([32, 64], "height 32"), ([64, 97], "width 97")):
+                with pytest.raises(
+                    ConfigError, match=f"has {axis}; .* exported for 48 to 96 pixels"
+                ):
+                    artefact.check_shapes({"image": [1, 3, *size]})
+        # PyTorch, of which no graph was made, takes any.
+        with open_artefact(f"torch:{dynamic_bundle}") as artefact:
+            artefact.check_shapes({"image": [1, 3, 32, 97]})
+
     def test_a_fixed_batch_cannot_be_changed(self, tiny_bundle: Path) -> None:
         with open_artefact(str(tiny_bundle)) as artefact:
             with pytest.raises(ConfigError, match="takes batches of 1, not 8"):

@@ -248,6 +248,23 @@ class TestVerify:
         with pytest.raises(EngineError, match="calls the plugin NeighborhoodAttention2D"):
             verify(engine)
 
+    def test_the_plan_that_was_checked_is_loaded_even_if_another_took_its_place(
+        self, engine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        check = checks.check_engine
+
+        def check_and_replace(*arguments: Any, **options: Any) -> list[str]:
+            notes = check(*arguments, **options)
+            other = engine / "other.plan"
+            other.write_bytes(b"not what was checked")
+            other.replace(engine / "model.plan")
+            return notes
+
+        monkeypatch.setattr(checks, "check_engine", check_and_replace)
+        assert verify(engine, random_cases=0).passed
+        with pytest.raises(EngineError, match="is cut off: it has 20 bytes"):
+            verify(engine, random_cases=0)
+
     def test_plans_with_host_code_take_trust(self, machine: SimulatedMachine, bundle: Path) -> None:
         engine = machine.engine(bundle, bundle / "engines" / "e", host_code=True)
         with pytest.raises(EngineError, match="holds host code"):
