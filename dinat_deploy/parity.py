@@ -38,6 +38,8 @@ class Tolerance:
         return self.atol + self.rtol * largest
 
 
+# The output of classifiers and segmenters; other maps hold features.
+_LOGITS = "logits"
 # What a right model is off by at most, by the coarsest type that it computes in: about twice the
 # worst layer of dinat_mini, dinat_tiny and dinat_s_tiny with made-up weights, in that type.
 _BY_PRECISION = {
@@ -79,8 +81,8 @@ class Errors:
         relative: largest absolute error over largest reference value.
         cosine: of the angle between the two tensors as vectors.
         sqnr_db: signal to error ratio in dB; infinite if equal.
-        argmax_agreement: share of rows with the same largest class; None if the tensor is not
-            ``[batch, classes]``.
+        argmax_agreement: share of rows with the same largest class, of pixels for a segmenter's
+            logits; None if the tensor holds no scores of classes.
         max_reference: largest absolute reference value.
         limit: what ``max_abs`` may be.
         passed: whether all values are finite and within the limit.
@@ -105,8 +107,14 @@ class Errors:
         }
 
 
-def compare(reference: FloatArray, candidate: FloatArray, tolerance: Tolerance) -> Errors:
+def compare(
+    reference: FloatArray, candidate: FloatArray, tolerance: Tolerance, *, per_pixel: bool = False
+) -> Errors:
     """Measure a tensor against its reference, in float64.
+
+    Args:
+        per_pixel: ``[batch, classes, height, width]`` holds scores of pixels. ``[batch, classes]``
+            always holds scores.
 
     Raises:
         DinatDeployError: the shapes differ.
@@ -117,11 +125,15 @@ def compare(reference: FloatArray, candidate: FloatArray, tolerance: Tolerance) 
         )
     finite = bool(np.isfinite(reference).all() and np.isfinite(candidate).all())
     with np.errstate(invalid="ignore", over="ignore"):
-        return _measure(reference, candidate, tolerance, finite)
+        return _measure(reference, candidate, tolerance, finite, per_pixel)
 
 
 def _measure(
-    reference: FloatArray, candidate: FloatArray, tolerance: Tolerance, finite: bool
+    reference: FloatArray,
+    candidate: FloatArray,
+    tolerance: Tolerance,
+    finite: bool,
+    per_pixel: bool,
 ) -> Errors:
     expected = reference.astype(np.float64)
     error = np.abs(candidate.astype(np.float64) - expected)
@@ -135,7 +147,7 @@ def _measure(
         relative=max_abs / largest if largest else (0.0 if max_abs == 0 else math.inf),
         cosine=_cosine(expected, candidate.astype(np.float64)),
         sqnr_db=_sqnr_db(expected, error),
-        argmax_agreement=_argmax_agreement(reference, candidate),
+        argmax_agreement=_argmax_agreement(reference, candidate, per_pixel),
         max_reference=largest,
         limit=limit,
         passed=finite and max_abs <= limit,
@@ -157,8 +169,11 @@ def _sqnr_db(expected: npt.NDArray[np.float64], error: npt.NDArray[np.float64]) 
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
-def _argmax_agreement(reference: FloatArray, candidate: FloatArray) -> float | None:
-    if reference.ndim != 2 or reference.size == 0:
+def _argmax_agreement(
+    reference: FloatArray, candidate: FloatArray, per_pixel: bool
+) -> float | None:
+    scores = reference.ndim == 2 or (per_pixel and reference.ndim == 4)
+    if not scores or reference.size == 0:
         return None
     return float(np.mean(reference.argmax(1) == candidate.argmax(1)))
 
@@ -181,7 +196,9 @@ def compare_all(
                 f"The compared model has no tensor {name!r}.", f"It has {', '.join(candidate)}."
             )
         try:
-            results[name] = compare(reference[name], candidate[name], tolerance)
+            results[name] = compare(
+                reference[name], candidate[name], tolerance, per_pixel=name == _LOGITS
+            )
         except DinatDeployError as error:
             raise DinatDeployError(f"Tensor {name!r}: {error.cause}") from None
     return results

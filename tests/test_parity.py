@@ -68,6 +68,16 @@ def test_argmax_is_left_out_where_there_are_no_classes() -> None:
     assert compare(features, features, Tolerance()).argmax_agreement is None
 
 
+def test_a_segmenters_classes_are_compared_by_pixel() -> None:
+    reference = np.zeros((1, 3, 2, 2), np.float32)
+    reference[0, 1] = 1.0
+    found = reference.copy()
+    found[0, 2, 0, 1] = 2.0
+    errors = compare_all({"logits": reference}, {"logits": found}, ["logits"], Tolerance())
+    assert errors["logits"].argmax_agreement == 0.75
+    assert compare(reference, found, Tolerance(), per_pixel=True).argmax_agreement == 0.75
+
+
 def test_shapes_and_names_must_match() -> None:
     zeros = np.zeros((1, 3), np.float32)
     with pytest.raises(DinatDeployError, match=r"\[1, 3\] expected, \[3, 1\] found"):

@@ -45,7 +45,8 @@ def infer(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Classify pictures with a bundle, an ONNX file or an engine.
+    """Classify pictures with a bundle, an ONNX file or an engine. A segmenter gives the classes
+    of their pixels, and the share that each has.
 
     \b
     dinat-deploy infer --bundle out/dinat_mini cat.jpg dog.png

@@ -23,6 +23,7 @@ def models(as_json: bool) -> None:
             f"{row.parameters / 1e6:.1f}",
             f"{row.macs / 1e9:.1f}",
             "" if row.top1 is None else f"{row.top1:.1f}",
+            "" if row.miou is None else f"{row.miou:.1f}",
             "x".join(str(side) for side in row.image_size),
             str(row.kernel_size),
             _short(row.dilations),
@@ -36,6 +37,7 @@ def models(as_json: bool) -> None:
         "params M >",
         "MACs G >",
         "top-1 % >",
+        "mIoU % >",
         "pixels >",
         "kernel >",
         "dilations",
@@ -43,7 +45,10 @@ def models(as_json: bool) -> None:
         "on hub",
     ]
     print_table("", columns, cells)
-    click.echo("MACs of one image, counted. Top-1 on ImageNet-1k as published.")
+    click.echo(
+        "MACs of one image, counted. Top-1 on ImageNet-1k and mIoU of UPerNet on ADE20K "
+        "(--task semantic) as published."
+    )
 
 
 def _short(dilations: str) -> str:

@@ -53,10 +53,16 @@ model_options = together(
         ),
         click.option(
             "--task",
-            type=click.Choice(["classification", "backbone"]),
+            type=click.Choice(["classification", "backbone", "semantic"]),
             default="classification",
             show_default=True,
-            help="Logits, or the normalised features of every level.",
+            help="Logits of the image; the normalised features of every level; or logits of the "
+            "pixels, by UPerNet.",
+        ),
+        click.option(
+            "--full-size",
+            is_flag=True,
+            help="Logits of pixels at the size of the image instead of a quarter of it.",
         ),
         click.option(
             "--dilations",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dinat_deploy.errors import CheckpointError
-from dinat_deploy.models import huggingface
+from dinat_deploy.models import huggingface, segmentation_checkpoints
 from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.model_card import MODEL_CARD, ModelCard
 from dinat_deploy.models.preprocessing import Preprocessing
@@ -40,13 +40,15 @@ class Checkpoint:
     Attributes:
         path: where it was read.
         tensors: weights of the encoder (and head) by original name, on the CPU.
-        ignored: names in the file that do not belong to them (a detector's head, say).
+        heads: weights of a segmenter's heads by mmsegmentation's names.
+        ignored: names in the file that belong to neither (a detector's head, say).
         notes: choices made while reading, for the user to know.
         config, labels, preprocessing: what a directory says beside the weights.
     """
 
     path: Path
     tensors: dict[str, Tensor]
+    heads: dict[str, Tensor] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     config: ModelConfig | None = None
@@ -68,8 +70,10 @@ def read_checkpoint(path: str | Path, *, prefer_ema: bool = True) -> Checkpoint:
         return _read_directory(path)
     content = _load_file(path)
     notes: list[str] = []
-    tensors, ignored = _select(_unnest(content, path, prefer_ema, notes), path)
-    return Checkpoint(path, tensors, ignored, notes)
+    checkpoint = Checkpoint(path, {}, notes=notes)
+    checkpoint.labels = segmentation_checkpoints.labels_of(content)
+    _take(checkpoint, _unnest(content, path, prefer_ema, notes))
+    return checkpoint
 
 
 def _read_directory(path: Path) -> Checkpoint:
@@ -94,10 +98,9 @@ def _read_directory(path: Path) -> Checkpoint:
             f"{card} is of model type {data.get('model_type')!r}; expected dinat or nat.",
             "Pass a directory of a Dinat or Nat classifier or backbone.",
         )
-    tensors = _load_shards(path)
-    checkpoint.tensors, checkpoint.ignored = _select(tensors, path)
+    _take(checkpoint, _load_shards(path))
     head = checkpoint.tensors.get("head.weight")
-    if head is not None and not checkpoint.config.is_backbone:
+    if head is not None and checkpoint.config.is_classifier:
         # transformers leaves the number of labels out of config.json when it is the default.
         checkpoint.config = checkpoint.config.replace(num_classes=int(head.shape[0]))
     return checkpoint
@@ -207,24 +210,31 @@ def _as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def _select(tensors: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The encoder's tensors under original names without prefix, and the names of the rest."""
+def _take(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+    """Sort the tensors of a file into a checkpoint, under the names of the original code."""
     theirs = huggingface.prefix_of(tensors)
     if theirs is not None:
         renamed = huggingface.to_original_names(tensors, theirs)
         ours = ("patch_embed.", "levels.", "norm", "head.")
-        kept = {name: tensor for name, tensor in renamed.items() if name.startswith(ours)}
-        return kept, [name for name in renamed if name not in kept]
+        checkpoint.tensors = {n: tensor for n, tensor in renamed.items() if n.startswith(ours)}
+        checkpoint.ignored = [name for name in renamed if name not in checkpoint.tensors]
+        return
     prefixes = [name[: -len(stem)] for name in tensors for stem in _STEMS if name.endswith(stem)]
     if not prefixes:
         names = ", ".join(list(tensors)[:4])
         raise CheckpointError(
-            f"{path} is not a NAT or DiNAT checkpoint: no tensor patch_embed.proj in it "
+            f"{checkpoint.path} is not a NAT or DiNAT checkpoint: no tensor patch_embed.proj in it "
             f"(it has {names} ...).",
             "Pass weights of the original repository or of Hugging Face Dinat / Nat.",
         )
     prefix = min(prefixes, key=len)
-    kept = {
+    checkpoint.tensors = {
         name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }
-    return kept, [name for name in tensors if not name.startswith(prefix)]
+    checkpoint.heads = segmentation_checkpoints.heads_of(tensors, prefix)
+    outer = prefix.removesuffix(segmentation_checkpoints.BACKBONE)
+    checkpoint.ignored = [
+        name
+        for name in tensors
+        if not name.startswith(prefix) and name.removeprefix(outer) not in checkpoint.heads
+    ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.config import ModelConfig, UPerNet
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,57 @@ class Cost:
     attention_macs: int
 
 
+@dataclass(frozen=True)
+class _Convolution:
+    """One of UPerNet: channels, kernel, where it runs (a level's map, or a grid of cells)."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    level: int | None = None
+    cells: int = 0
+
+
+def _decode_head(config: ModelConfig, head: UPerNet) -> Iterator[_Convolution]:
+    """Convolutions with normalization that inference runs."""
+    last, width = len(config.depths) - 1, head.channels
+    for scale in head.pool_scales:
+        yield _Convolution(config.dim(last), width, 1, cells=scale * scale)
+    yield _Convolution(config.dim(last) + len(head.pool_scales) * width, width, 3, last)
+    for level in range(last):
+        yield _Convolution(config.dim(level), width, 1, level)
+        yield _Convolution(width, width, 3, level)
+    yield _Convolution((last + 1) * width, width, 3, 0)
+
+
+def _head_parameters(config: ModelConfig, head: UPerNet) -> int:
+    convolutions = list(_decode_head(config, head))
+    classifiers = [head.channels]
+    width = head.auxiliary_channels
+    if width is not None:
+        inputs = [config.dim(head.auxiliary_level), *[width] * (head.auxiliary_convs - 1)]
+        convolutions += [_Convolution(channels, width, 3) for channels in inputs]
+        classifiers.append(width)
+    # Weight and bias of a normalization; folded, the bias of the convolution.
+    extra = 1 if head.folded else 2
+    total = sum(each.outputs * (each.inputs * each.kernel**2 + extra) for each in convolutions)
+    return total + sum(config.num_classes * (channels + 1) for channels in classifiers)
+
+
+def _head_macs(config: ModelConfig, head: UPerNet, sizes: list[tuple[int, int]]) -> int:
+    """Convolutions only: means over cells and resizing are no products."""
+    tokens = [rows * columns for rows, columns in sizes]
+    total = config.num_classes * head.channels * tokens[0]
+    for each in _decode_head(config, head):
+        places = each.cells if each.level is None else tokens[each.level]
+        total += places * each.kernel**2 * each.inputs * each.outputs
+    return total
+
+
 def parameter_count(config: ModelConfig) -> int:
     """Learnable parameters of the model."""
+    if config.decoder is not None:
+        return parameter_count(config.backbone) + _head_parameters(config, config.decoder)
     dim = config.embed_dim
     table = (2 * config.kernel_size - 1) ** 2
     channels = config.in_channels
@@ -76,6 +126,8 @@ def cost(config: ModelConfig, image_size: tuple[int, int] | None = None) -> Cost
     for level in range(len(config.depths) - 1):
         taps = 9 if config.architecture == "dinat" else 4
         macs += sizes[level + 1][0] * sizes[level + 1][1] * taps * 2 * config.dim(level) ** 2
-    if not config.is_backbone:
+    if config.decoder is not None:
+        macs += _head_macs(config, config.decoder, sizes)
+    elif not config.is_backbone:
         macs += config.num_classes * config.dim(len(config.depths) - 1)
     return Cost(parameter_count(config), macs + attention, attention)

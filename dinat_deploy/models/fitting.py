@@ -11,14 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinat_deploy.errors import CheckpointError
+from dinat_deploy.models import segmentation_checkpoints
+from dinat_deploy.models.building import build
 from dinat_deploy.models.checkpoints import Checkpoint
 from dinat_deploy.models.config import ModelConfig
-from dinat_deploy.models.model import DinatModel
 from dinat_deploy.models.zoo import VARIANTS
 
 _BLOCK = re.compile(r"(?:levels|layers)\.(\d+)\.blocks\.(\d+)\.")
 _FLAT_BLOCK = re.compile(r"layers\.(\d+)\.(?:norm1|attn|mlp)\.")
 _INDEX_BUFFER = "attn.relative_position_index"
+_COUNTER = ".num_batches_tracked"
 _SHOWN = 6
 
 
@@ -115,9 +117,9 @@ def fit(checkpoint: Checkpoint, config: ModelConfig, *, resize_rpb: bool = False
             not finite.
     """
     with torch.device("meta"):
-        expected = {name: value.shape for name, value in DinatModel(config).state_dict().items()}
+        expected = {name: value.shape for name, value in build(config).state_dict().items()}
     fitted = Fitted({})
-    offered = _without_index_buffers(checkpoint, config)
+    offered = _offered(checkpoint, config)
     unexpected = [name for name in offered if name not in expected]
     missing = [name for name in expected if name not in offered]
     wrong: list[str] = []
@@ -132,6 +134,8 @@ def fit(checkpoint: Checkpoint, config: ModelConfig, *, resize_rpb: bool = False
             resized += 1
         if tensor.shape != shape:
             wrong.append(f"{name}: {list(tensor.shape)} in the file, {list(shape)} in the model")
+        elif name.endswith(_COUNTER):
+            fitted.state[name] = tensor.long()
         elif not tensor.is_floating_point():
             wrong.append(f"{name}: type {tensor.dtype} in the file, floating point in the model")
         elif not tensor.isfinite().all():
@@ -141,7 +145,7 @@ def fit(checkpoint: Checkpoint, config: ModelConfig, *, resize_rpb: bool = False
     if missing or unexpected or wrong:
         raise CheckpointError(
             _report(checkpoint, config, missing, unexpected, wrong),
-            _cure(detect(checkpoint.tensors), config, missing, unexpected, wrong),
+            _cure(checkpoint, config, missing, unexpected, wrong),
         )
     if broken:
         raise CheckpointError(
@@ -164,6 +168,15 @@ def resize_bias(table: Tensor, shape: torch.Size) -> Tensor:
         return table
     scaled = F.interpolate(table[None].float(), size=tuple(shape[1:]), mode="bicubic")
     return scaled[0]
+
+
+def _offered(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
+    """The checkpoint's tensors under the model's names."""
+    encoder = _without_index_buffers(checkpoint, config)
+    if config.decoder is None:
+        return encoder
+    prefix = segmentation_checkpoints.BACKBONE
+    return {prefix + name: tensor for name, tensor in encoder.items()} | checkpoint.heads
 
 
 def _without_index_buffers(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
@@ -219,8 +232,8 @@ def _of_config(config: ModelConfig) -> Detected:
         kernel_size=config.kernel_size,
         hidden_dim=config.hidden_dim(0),
         layer_scale=config.layer_scale is not None,
-        num_classes=None if config.is_backbone else config.num_classes or None,
-        is_backbone=config.is_backbone,
+        num_classes=config.num_classes if config.is_classifier else None,
+        is_backbone=config.is_backbone or config.decoder is not None,
     )
 
 
@@ -253,13 +266,14 @@ def _named(found: Detected) -> str:
 
 
 def _cure(
-    found: Detected | None,
+    checkpoint: Checkpoint,
     config: ModelConfig,
     missing: list[str],
     unexpected: list[str],
     wrong: list[str],
 ) -> str:
     """The most likely reason, and what to do."""
+    found = detect(checkpoint.tensors)
     if found is None:
         return "The file is no complete NAT or DiNAT checkpoint; get it again from its source."
     wanted = _of_config(config)
@@ -285,8 +299,11 @@ def _cure(
             f"Use --kernel-size {found.kernel_size}, or --resize-rpb to resize the positional "
             f"bias from kernel size {found.kernel_size} to {wanted.kernel_size} (fine-tune after)."
         )
+    if config.decoder is not None and (not checkpoint.heads or found.is_backbone):
+        return segmentation_checkpoints.cure(checkpoint.heads, config)
     if found.is_backbone and not wanted.is_backbone:
-        return "The file is a backbone without classifier: use --task backbone."
+        task = "semantic" if checkpoint.heads else "backbone"
+        return f"The file is a backbone without classifier: use --task {task}."
     if wanted.is_backbone and not found.is_backbone:
         return (
             "The file is a classifier, which lacks the norms of a backbone's outputs: use "

@@ -24,16 +24,20 @@ def seeded_tensor(name: str, shape: Sequence[int], seed: int) -> npt.NDArray[np.
 
     Args:
         name: parameter name in the original repository's checkpoints; it decides the
-            distribution (norm weights around 1, layer scales around 0.5, matrices scaled by
-            their fan-in).
+            distribution (norm weights and running variances around 1, layer scales around 0.5,
+            matrices scaled by their fan-in).
     """
     drawn = _generator(seed, name).standard_normal(tuple(shape))
     leaf = name.rsplit(".", 1)[-1]
     if leaf.startswith("gamma"):
         drawn = 0.5 + 0.2 * drawn
-    elif leaf == "bias":
+    elif leaf in ("bias", "running_mean"):
         drawn = 0.2 * drawn
-    elif leaf == "weight" and "norm" in name:
+    elif leaf == "running_var":
+        drawn = np.exp(0.3 * drawn)
+    elif leaf == "num_batches_tracked":
+        drawn = np.ones(tuple(shape))
+    elif leaf == "weight" and ("norm" in name or ".bn." in name):
         drawn = 1.0 + 0.2 * drawn
     elif leaf == "weight":
         # Larger query-key products than a fresh Linear gives, so that attention is not uniform.

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dinat_deploy.models.building import Model, build
 from dinat_deploy.models.config import ModelConfig
-from dinat_deploy.models.model import DinatModel
 from dinat_deploy.models.seeding import seeded_weights
 
 FloatArray = npt.NDArray[np.float32]
@@ -26,24 +26,26 @@ def digest(weights: Mapping[str, FloatArray]) -> str:
     return total.hexdigest()
 
 
-def empty_model(config: ModelConfig) -> DinatModel:
+def empty_model(config: ModelConfig) -> Model:
     """A model in evaluation mode whose weights are allocated but meaningless."""
     with torch.device("meta"):
-        model = DinatModel(config)
+        model = build(config)
     return model.to_empty(device="cpu").eval()
 
 
-def model_from_state(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> DinatModel:
+def model_from_state(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> Model:
     """A model in evaluation mode with the given weights, all of them."""
     with torch.device("meta"):
-        model = DinatModel(config)
+        model = build(config)
     model.load_state_dict(dict(state), strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def seeded_model(config: ModelConfig, seed: int) -> DinatModel:
+def seeded_model(config: ModelConfig, seed: int) -> Model:
     """A model in evaluation mode with made-up weights; see :mod:`dinat_deploy.models.seeding`."""
     with torch.device("meta"):
-        shapes = {name: tuple(v.shape) for name, v in DinatModel(config).state_dict().items()}
-    weights = seeded_weights(shapes, seed)
-    return model_from_state(config, {k: torch.from_numpy(v) for k, v in weights.items()})
+        state = build(config).state_dict()
+    weights = seeded_weights({name: tuple(value.shape) for name, value in state.items()}, seed)
+    return model_from_state(
+        config, {k: torch.from_numpy(v).to(state[k].dtype) for k, v in weights.items()}
+    )

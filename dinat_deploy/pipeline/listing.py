@@ -17,6 +17,7 @@ class ModelRow:
         parameters: counted, exact.
         macs: multiply-accumulates of one image at ``image_size``, counted.
         top1: published ImageNet-1k accuracy in %, None for ImageNet-22k heads.
+        miou: published mIoU in % of UPerNet on it, on ADE20K in single-scale tests; None without.
         dilations: of every layer, as ``--dilations`` takes them.
         schedules: further published dilation schedules.
         pretrained: whether ``--pretrained`` finds weights.
@@ -27,6 +28,7 @@ class ModelRow:
     parameters: int
     macs: int
     top1: float | None
+    miou: float | None
     image_size: tuple[int, int]
     kernel_size: int
     num_classes: int
@@ -51,6 +53,7 @@ def list_models() -> list[ModelRow]:
                 parameters=counted.parameters,
                 macs=counted.macs,
                 top1=variant.published.top1,
+                miou=variant.segmenter.miou[0] if variant.segmenter else None,
                 image_size=config.image_size,
                 kernel_size=config.kernel_size,
                 num_classes=config.num_classes,

@@ -10,8 +10,8 @@ import torch
 from dinat_deploy.bundle import Bundle, TensorSpec
 from dinat_deploy.errors import BundleError, ConfigError
 from dinat_deploy.graph.weights import read_weights
+from dinat_deploy.models.building import Model
 from dinat_deploy.models.config import ModelConfig
-from dinat_deploy.models.model import DinatModel
 from dinat_deploy.models.weights import digest, empty_model
 from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.pipeline.sources import resolve
@@ -102,7 +102,7 @@ def torch_session(
     )
 
 
-def _rebuilt(bundle: Bundle) -> DinatModel:
+def _rebuilt(bundle: Bundle) -> Model:
     manifest = bundle.manifest
     model = empty_model(manifest.config)
     state = model.state_dict()

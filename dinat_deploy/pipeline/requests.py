@@ -9,7 +9,7 @@ from typing import Literal
 from dinat_deploy.models.config import Dilations
 from dinat_deploy.models.zoo import canonical_name
 
-Task = Literal["classification", "backbone"]
+Task = Literal["classification", "backbone", "semantic"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,12 @@ class ModelRequest:
         checkpoint: file or directory with weights.
         config: JSON file with a model configuration or model card.
         pretrained: download the published weights.
-        task: ``classification``, or ``backbone`` for normalised features of every level.
+        task: ``classification``; ``backbone`` for normalised features of every level; ``semantic``
+            for UPerNet's class of every pixel. A checkpoint directory that says itself what it is
+            stays a backbone or a segmenter under ``classification``.
         dilations: a schedule's name, ``1,8,1/1,4,...``, or the values.
         kernel_size, depths, num_heads, num_classes, image_size: replace the variant's.
+        full_size: ``semantic`` only: resize the logits to the size of the image in the graph.
         resize_rpb: resize positional bias tables of another kernel size.
         ema: prefer the exponential moving average in training checkpoints.
         labels: file with one class name per line.
@@ -41,6 +44,7 @@ class ModelRequest:
     num_heads: tuple[int, ...] | None = None
     num_classes: int | None = None
     image_size: tuple[int, int] | None = None
+    full_size: bool = False
     resize_rpb: bool = False
     ema: bool = True
     labels: str | Path | None = None

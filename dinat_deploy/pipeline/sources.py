@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dinat_deploy.errors import CheckpointError, ConfigError
-from dinat_deploy.models import hub
+from dinat_deploy.models import hub, segmentation_checkpoints
+from dinat_deploy.models.building import Model, for_inference
 from dinat_deploy.models.checkpoints import Checkpoint, read_checkpoint
-from dinat_deploy.models.config import Dilations, ModelConfig
+from dinat_deploy.models.config import Dilations, ModelConfig, UPerNet
 from dinat_deploy.models.fitting import fit
 from dinat_deploy.models.labels import default_labels
-from dinat_deploy.models.model import DinatModel
 from dinat_deploy.models.model_card import ModelCard
 from dinat_deploy.models.preprocessing import Preprocessing
 from dinat_deploy.models.weights import model_from_state, seeded_model
 from dinat_deploy.models.zoo import (
+    ADE20K_CLASSES,
     SCHEDULES,
     Variant,
     get_variant,
@@ -34,7 +35,7 @@ class ModelSource:
     """A model ready for export and all that is known about it."""
 
     name: str
-    module: DinatModel
+    module: Model
     preprocessing: Preprocessing
     labels: list[str] | None
     weights_source: Literal["seeded", "checkpoint", "pretrained"]
@@ -62,18 +63,18 @@ def resolve(request: ModelRequest) -> ModelSource:
     preprocessing = _preprocessing(request, variant, checkpoint, card, config)
     labels = _labels(request, checkpoint, card, config)
     if checkpoint is None:
-        module = seeded_model(config, request.seed)
+        module = for_inference(seeded_model(config, request.seed))
         origin = f"made-up weights, seed {request.seed}"
         return ModelSource(name, module, preprocessing, labels, "seeded", origin, request.seed)
     fitted = fit(checkpoint, config, resize_rpb=request.resize_rpb)
     notes = [*checkpoint.notes, *fitted.notes]
-    if checkpoint.ignored:
-        more = " ..." if len(checkpoint.ignored) > 3 else ""
-        shown = ", ".join(checkpoint.ignored[:3]) + more
-        notes.append(f"left out {len(checkpoint.ignored)} tensors of other parts ({shown})")
+    left = checkpoint.ignored if config.decoder else [*checkpoint.ignored, *checkpoint.heads]
+    if left:
+        shown = ", ".join(left[:3]) + (" ..." if len(left) > 3 else "")
+        notes.append(f"left out {len(left)} tensors of other parts ({shown})")
     return ModelSource(
         name,
-        model_from_state(config, fitted.state),
+        for_inference(model_from_state(config, fitted.state)),
         preprocessing,
         labels,
         "pretrained" if request.pretrained else "checkpoint",
@@ -137,10 +138,43 @@ def _config(
             changes[key] = value
     if request.dilations is not None:
         changes["dilations"] = _dilations(request, variant)
+    if request.task == "backbone":
+        # First, so that changed depths change the levels that are returned.
+        config = config.replace(decoder=None, **changes)
+        return config.backbone
+    if request.task == "semantic" and config.decoder is None:
+        changes = _segmenter(variant, checkpoint) | changes
     config = config.replace(**changes) if changes else config
-    if request.task == "backbone" and not config.is_backbone:
-        config = config.replace(out_levels=tuple(range(len(config.depths))))
+    if request.full_size:
+        if config.decoder is None:
+            raise ConfigError(
+                "--full-size is about the logits of a segmenter.", "Add --task semantic."
+            )
+        config = config.replace(decoder=config.decoder.model_copy(update={"full_size": True}))
     return config
+
+
+def _segmenter(variant: Variant | None, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """What makes a configuration that of a segmenter: its decoder, as the checkpoint has it or else
+    as published, and the published settings of the variant."""
+    changes: dict[str, Any] = {"decoder": UPerNet(), "num_classes": ADE20K_CLASSES}
+    if variant is not None and "ade20k" in variant.schedules:
+        changes["dilations"] = variant.schedules["ade20k"]
+    if variant is not None and variant.segmenter is not None:
+        changes["image_size"] = variant.segmenter.image_size
+    if checkpoint is not None:
+        found = segmentation_checkpoints.settings_of(checkpoint.heads)
+        if found is None:
+            raise CheckpointError(
+                f"{checkpoint.path} holds no UPerNet decode head (decode_head.psp_modules, "
+                "decode_head.lateral_convs, ...).",
+                "Pass the checkpoint of a segmenter, or none for random weights; or export "
+                "with --task backbone.",
+            )
+        changes |= {"decoder": found}
+        classes = segmentation_checkpoints.num_classes_of(checkpoint.heads)
+        changes |= {} if classes is None else {"num_classes": classes}
+    return changes
 
 
 def _dilations(request: ModelRequest, variant: Variant | None) -> Dilations:
@@ -171,6 +205,11 @@ def _preprocessing(
         known = checkpoint.preprocessing
     # Published accuracies were measured with the crop of the variant, not with the direct resize
     # that the files on the hub describe.
+    if known is None and config.decoder is not None:
+        # mmsegmentation's test: the short side as long as the crops in training were, bilinear.
+        known = Preprocessing(
+            resize=config.image_size, crop=config.image_size, interpolation="bilinear"
+        )
     chosen = known or Preprocessing.for_evaluation(config.image_size, fraction)
     if len(chosen.mean) != config.in_channels or len(chosen.std) != config.in_channels:
         raise ConfigError(
@@ -205,4 +244,4 @@ def _labels(
     for known in (card.labels if card else None, checkpoint.labels if checkpoint else None):
         if known and len(known) == config.num_classes:
             return known
-    return default_labels(config.num_classes)
+    return default_labels(config.num_classes) if config.is_classifier else None

@@ -1,0 +1,236 @@
+"""UPerNet: a decode head that turns the features of a backbone into one class per pixel.
+
+Unified Perceptual Parsing for Scene Understanding (Xiao et al., arXiv 1807.10221), as
+mmsegmentation has it, with which the published NAT and DiNAT segmenters were trained;
+so the names of modules and parameters are those of its checkpoints. Tensors are channels-first,
+``[B, C, H, W]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dinat_deploy.models.config import ModelConfig, UPerNet
+from dinat_deploy.models.layers import Size
+from dinat_deploy.models.model import DinatModel
+
+
+class ConvModule(nn.Module):
+    """Convolution of stride 1, batch normalization, ReLU.
+
+    Args:
+        folded: the normalization is part of the convolution, which then has a bias; see
+            :func:`folded`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, folded: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=folded)
+        self.bn = None if folded else nn.BatchNorm2d(out_channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, in_channels, H, W]`` -> ``[B, out_channels, H, W]``."""
+        x = self.conv(x)
+        return F.relu(x if self.bn is None else self.bn(x))
+
+
+class UPerHead(nn.Module):
+    """Pyramid pooling on the last features, a feature pyramid over all, one classifier of pixels.
+
+    Args:
+        in_channels: of every level, finest first.
+    """
+
+    def __init__(self, in_channels: Sequence[int], num_classes: int, settings: UPerNet) -> None:
+        super().__init__()
+        channels = settings.channels
+        self.pool_scales = settings.pool_scales
+
+        def conv(inputs: int, kernel: int) -> ConvModule:
+            return ConvModule(inputs, channels, kernel, folded=settings.folded)
+
+        # The first of each pair stands for the pooling, which is done for all scales at once.
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.Identity(), conv(in_channels[-1], 1)) for _ in self.pool_scales
+        )
+        self.bottleneck = conv(in_channels[-1] + len(self.pool_scales) * channels, 3)
+        self.lateral_convs = nn.ModuleList(conv(inputs, 1) for inputs in in_channels[:-1])
+        self.fpn_convs = nn.ModuleList(conv(channels, 3) for _ in in_channels[:-1])
+        self.fpn_bottleneck = conv(len(in_channels) * channels, 3)
+        self.dropout = nn.Dropout2d(settings.dropout)
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.conv_seg.weight, std=0.01)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """One feature map per level, finest first -> logits ``[B, num_classes, h, w]`` of the size
+        of the finest."""
+        laterals = [conv(x) for conv, x in zip(self.lateral_convs, features[:-1], strict=True)]
+        laterals.append(self.bottleneck(self.pyramid(features[-1])))
+        for level in range(len(laterals) - 1, 0, -1):
+            finer = laterals[level - 1]
+            laterals[level - 1] = finer + resize(laterals[level], finer.shape[2:])
+        maps = [conv(x) for conv, x in zip(self.fpn_convs, laterals[:-1], strict=True)]
+        maps.append(laterals[-1])
+        size = maps[0].shape[2:]
+        joined = torch.cat([maps[0], *(resize(x, size) for x in maps[1:])], dim=1)
+        return self.conv_seg(self.dropout(self.fpn_bottleneck(joined)))
+
+    def pyramid(self, x: Tensor) -> Tensor:
+        """A map beside its means over coarse grids: ``[B, C, h, w]`` -> ``[B, C + n * channels,
+        h, w]`` for n pool scales."""
+        size = x.shape[2:]
+        # One product with a matrix that is constant if the size is. It stands first and not second
+        # so that it is not taken for a weight, which quantization rounds.
+        weights = averaging(self.pool_scales, size[0], size[1]).to(x)
+        cells = [scale * scale for scale in self.pool_scales]
+        pooled = torch.split(torch.matmul(weights, x.flatten(2).transpose(1, 2)), cells, dim=1)
+        parts = [x]
+        for scale, means, module in zip(self.pool_scales, pooled, self.psp_modules, strict=True):
+            grid = means.transpose(1, 2).reshape(x.shape[0], x.shape[1], scale, scale)
+            parts.append(resize(module(grid), size))
+        return torch.cat(parts, dim=1)
+
+
+class FCNHead(nn.Module):
+    """The auxiliary head on one level, whose loss helps training and which nothing else needs."""
+
+    def __init__(self, in_channels: int, num_classes: int, settings: UPerNet) -> None:
+        super().__init__()
+        channels = settings.auxiliary_channels
+        assert channels is not None
+        inputs = [in_channels, *[channels] * (settings.auxiliary_convs - 1)]
+        self.convs = nn.Sequential(*(ConvModule(n, channels, 3, folded=False) for n in inputs))
+        self.dropout = nn.Dropout2d(settings.dropout)
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.conv_seg.weight, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, in_channels, h, w]`` -> logits ``[B, num_classes, h, w]``."""
+        return self.conv_seg(self.dropout(self.convs(x)))
+
+
+class SegmentationModel(nn.Module):
+    """A backbone with UPerNet's heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        settings = config.decoder
+        assert settings is not None
+        self.config = config
+        self.backbone = DinatModel(config.backbone)
+        channels = [config.dim(level) for level in range(len(config.depths))]
+        self.decode_head = UPerHead(channels, config.num_classes, settings)
+        self.auxiliary_head: FCNHead | None = None
+        if settings.auxiliary_channels is not None:
+            inputs = channels[settings.auxiliary_level]
+            self.auxiliary_head = FCNHead(inputs, config.num_classes, settings)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised pixels ``[B, in_channels, H, W]`` -> logits ``[B, num_classes, h, w]``: of the
+        size of the finest features, a quarter of the image's rounded up, or with ``full_size`` of
+        the image's."""
+        return self._finish(self.decode_head(self.backbone(image)), image)
+
+    def forward_training(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits of :meth:`forward`, and those of the auxiliary head, ``[B, num_classes, h',
+        w']`` of its level's size; None if there is no such head. mmsegmentation resizes both to the
+        image and adds 0.4 of the second one's cross-entropy to the first one's."""
+        features = self.backbone(image)
+        logits = self._finish(self.decode_head(features), image)
+        if self.auxiliary_head is None:
+            return logits, None
+        settings = self.config.decoder
+        assert settings is not None
+        return logits, self.auxiliary_head(features[settings.auxiliary_level])
+
+    def _finish(self, logits: Tensor, image: Tensor) -> Tensor:
+        settings = self.config.decoder
+        assert settings is not None
+        return resize(logits, image.shape[2:]) if settings.full_size else logits
+
+    def block_names(self) -> list[str]:
+        """Module paths of the tokenizer, of every layer and of the decode head's convolutions, in
+        the order they run."""
+        names = [f"backbone.{name}" for name in self.backbone.block_names()]
+        head = [f"lateral_convs.{level}" for level in range(len(self.decode_head.lateral_convs))]
+        head.append("bottleneck")
+        head += [f"fpn_convs.{level}" for level in range(len(self.decode_head.fpn_convs))]
+        return [*names, *(f"decode_head.{name}" for name in (*head, "fpn_bottleneck"))]
+
+
+def resize(x: Tensor, size: Sequence[Size]) -> Tensor:
+    """Bilinear, ``align_corners=False``: ``[B, C, H, W]`` -> ``[B, C, *size]``."""
+    target = tuple(size)
+    return F.interpolate(x, target, mode="bilinear", align_corners=False)  # type: ignore[arg-type]
+
+
+def averaging(scales: Sequence[int], height: Size, width: Size) -> Tensor:
+    """Adaptive average pooling of a map to several grids, as one matrix.
+
+    Cell i of s along an axis of n positions covers ``floor(i n / s) .. ceil((i + 1) n / s) - 1``
+    (``torch.nn.AdaptiveAvgPool2d``).
+
+    Returns:
+        float32 ``[sum(s * s), height * width]``, cells and positions in row-major order.
+    """
+    rows, columns = (torch.arange(size) for size in (height, width))  # type: ignore[arg-type]
+    parts = []
+    for scale in scales:
+        by_row, by_column = _cells(rows, scale, height), _cells(columns, scale, width)
+        parts.append((by_row[:, None, :, None] * by_column[None, :, None, :]).flatten(0, 1))
+    return torch.cat(parts).flatten(1)
+
+
+def _cells(positions: Tensor, scale: int, size: Size) -> Tensor:
+    """Weights of an axis' positions ``[scale, size]`` in the mean of every cell."""
+    cell = torch.arange(scale)[:, None]
+    begin = cell * size // scale
+    end = ((cell + 1) * size + scale - 1) // scale
+    inside = (positions[None, :] >= begin) & (positions[None, :] < end)
+    return inside.float() / (end - begin)
+
+
+def folded(model: SegmentationModel) -> SegmentationModel:
+    """The same function without what inference does not need: every batch normalization becomes
+    part of the convolution before it, and the auxiliary head is left out.
+
+    With the scale ``g = weight / sqrt(running_var + eps)`` of each channel, the convolution's
+    weights become ``g`` times as large and its bias is ``bias - g * running_mean``, in float64.
+
+    Returns:
+        A new model in evaluation mode, whose configuration says ``folded``; the model itself if it
+        is one already.
+    """
+    settings = model.config.decoder
+    assert settings is not None
+    if settings.folded:
+        return model
+    config = model.config.replace(
+        decoder=settings.model_copy(update={"folded": True, "auxiliary_channels": None})
+    )
+    state = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("auxiliary_head.") and ".bn." not in name
+    }
+    for path, module in model.decode_head.named_modules(prefix="decode_head"):
+        if isinstance(module, ConvModule) and module.bn is not None:
+            weight, bias = _fold(module.conv.weight, module.bn)
+            state |= {f"{path}.conv.weight": weight, f"{path}.conv.bias": bias}
+    with torch.device("meta"):
+        made = SegmentationModel(config)
+    made.load_state_dict(state, strict=True, assign=True)
+    return made.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _fold(weight: Tensor, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert bn.running_mean is not None and bn.running_var is not None
+    scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
+    bias = bn.bias.double() - scale * bn.running_mean.double()
+    return (weight.double() * scale[:, None, None, None]).float(), bias.float()
