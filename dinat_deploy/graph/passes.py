@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from onnxscript import optimizer
 
 from dinat_deploy.errors import ExportError
+from dinat_deploy.graph import shape_arithmetic
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 TRANSPOSED_SUFFIX = ".T"
@@ -40,6 +41,8 @@ def simplify(model: ir.Model, module_paths: Iterable[str]) -> dict[str, str]:
     """
     fold_weight_transposes(model)
     optimizer.fold_constants(model, input_size_limit=_LARGEST_FOLDED)
+    shape_arithmetic.fix_reshapes(model)
+    shape_arithmetic.drop_detours(model)
     for cleanup in (
         common.RemoveUnusedNodesPass(),
         common.CommonSubexpressionEliminationPass(),

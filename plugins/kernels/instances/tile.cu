@@ -1,5 +1,5 @@
-// Instances of the tile kernel for one head dim and kernel size, both 16-bit types. A file that CMake
-// writes for each head dim includes this one for each kernel size, and defines the two.
+// Instances of the tile kernel for one head dim and kernel size, both 16-bit types. CMake writes a
+// file for each head dim that includes this one for each kernel size, and defines the two.
 #include "kernels/kernel_table.h"
 #include "kernels/tensor_core.cuh"
 
