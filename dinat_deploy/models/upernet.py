@@ -9,6 +9,7 @@ so the names of modules and parameters are those of its checkpoints. Tensors are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -178,21 +179,21 @@ def averaging(scales: Sequence[int], height: Size, width: Size) -> Tensor:
     Returns:
         float32 ``[sum(s * s), height * width]``, cells and positions in row-major order.
     """
-    rows, columns = (torch.arange(size) for size in (height, width))  # type: ignore[arg-type]
-    parts = []
-    for scale in scales:
-        by_row, by_column = _cells(rows, scale, height), _cells(columns, scale, width)
-        parts.append((by_row[:, None, :, None] * by_column[None, :, None, :]).flatten(0, 1))
-    return torch.cat(parts).flatten(1)
+    grids = [
+        (scale, row, column) for scale in scales for row, column in product(range(scale), repeat=2)
+    ]
+    cells = torch.tensor(grids)
+    by_row = _shares(cells[:, 1:2], cells[:, :1], height)
+    by_column = _shares(cells[:, 2:], cells[:, :1], width)
+    return (by_row[:, :, None] * by_column[:, None, :]).flatten(1)
 
 
-def _cells(positions: Tensor, scale: int, size: Size) -> Tensor:
-    """Weights of an axis' positions ``[scale, size]`` in the mean of every cell."""
-    cell = torch.arange(scale)[:, None]
+def _shares(cell: Tensor, scale: Tensor, size: Size) -> Tensor:
+    """Weights of an axis' positions in the mean of every cell: two ``[n, 1]`` -> ``[n, size]``."""
+    position = torch.arange(size)[None, :]  # type: ignore[arg-type]
     begin = cell * size // scale
     end = ((cell + 1) * size + scale - 1) // scale
-    inside = (positions[None, :] >= begin) & (positions[None, :] < end)
-    return inside.float() / (end - begin)
+    return ((position >= begin) & (position < end)).float() / (end - begin)
 
 
 def folded(model: SegmentationModel) -> SegmentationModel:

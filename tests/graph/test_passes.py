@@ -62,6 +62,28 @@ def test_splits_and_pads_are_lowered() -> None:
     assert np.array_equal(run(model, X), expected)
 
 
+def test_resizing_is_lowered_where_it_means_the_same() -> None:
+    sizes = {"sizes": np.array([2, 3, 8, 6])}
+
+    def resize(**attributes: object) -> onnx.NodeProto:
+        return helper.make_node(
+            "Resize", ["x", "", "", "sizes"], ["y"], mode="linear", **attributes
+        )
+
+    plain = resize(antialias=0, keep_aspect_ratio_policy="stretch")
+    model = model_of([plain], sizes, (2, 3, 4, 5), (2, 3, 8, 6))
+    x = {"x": np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)}
+    (before,) = run_model(ir.to_proto(model), x)
+    passes.lower_to_opset_17(model)
+    lowered = ir.to_proto(model)
+    onnx.checker.check_model(lowered, full_check=True)
+    (after,) = run_model(lowered, x)
+    assert np.array_equal(before, after)
+    smoothed = model_of([resize(antialias=1)], sizes, (2, 3, 4, 5), (2, 3, 8, 6))
+    with pytest.raises(ExportError, match="Resize"):
+        passes.lower_to_opset_17(smoothed)
+
+
 def test_what_opset_17_cannot_express_is_named() -> None:
     model = model_of([helper.make_node("Mish", ["x"], ["y"], name="act")])
     with pytest.raises(ExportError, match=r"Mish \(node act\) has no equivalent in opset 17"):

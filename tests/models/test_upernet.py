@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib import util
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,7 @@ from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.models.upernet import SegmentationModel, averaging, folded
 from dinat_deploy.models.weights import model_from_state, seeded_model
 from dinat_deploy.models.zoo import VARIANTS, get_variant
-from dinat_deploy.pipeline.exporting import export
+from dinat_deploy.pipeline.exporting import ExportReport, export
 from dinat_deploy.pipeline.inferring import infer
 from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.pipeline.sources import resolve
@@ -366,23 +369,45 @@ def test_pictures_are_told_by_the_classes_of_their_pixels(static: Path, tmp_path
     assert all(guess.label in NAMES and guess.probability > 0 for guess in found.predictions)
 
 
-def test_batch_and_size_may_be_dynamic(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    """A small segmenter of dynamic batch and size."""
+    place = tmp_path_factory.mktemp("dynamic")
     config = TINY.replace(
         depths=(1, 1),
         num_heads=(1, 2),
         dilations=((1,), (1,)),
         decoder=UPerNet(channels=12, pool_scales=(1, 3), auxiliary_channels=None),
     )
-    (tmp_path / "two.json").write_text(config.model_dump_json())
-    output = tmp_path / "out"
-    report = export(
-        ModelRequest(config=tmp_path / "two.json"),
-        output,
+    (place / "two.json").write_text(config.model_dump_json())
+    return export(
+        ModelRequest(config=place / "two.json"),
+        place / "out",
         dynamic=["batch", "size"],
         size_range=(48, 128),
     )
-    checked = report.manifest.verification
+
+
+def test_batch_and_size_may_be_dynamic(dynamic: ExportReport) -> None:
+    checked = dynamic.manifest.verification
     assert checked is not None
     assert checked.passed
     assert checked.cases == 4  # two batches, two sizes
-    assert report.manifest.graph.outputs[0].shape[:2] == ["batch", 5]
+    assert dynamic.manifest.graph.outputs[0].shape[:2] == ["batch", 5]
+
+
+@pytest.mark.rtx
+@pytest.mark.skipif(util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+def test_tensorrt_builds_a_segmenter_of_dynamic_size(dynamic: ExportReport) -> None:
+    """Its compiler gave up on a pooling matrix that was put together from one for each scale."""
+    program = [sys.executable, "-m", "tests.graph.rtx_build", str(dynamic.path / "model.onnx")]
+    done = subprocess.run(
+        [*program, "image=1x3x48x48:2x3x64x64:3x3x128x128"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    built = json.loads(done.stdout.splitlines()[-1])
+    assert built["errors"] == []
+    assert built["bytes"] > 0, done.stdout

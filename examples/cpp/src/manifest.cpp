@@ -97,8 +97,7 @@ Preprocessing preprocessingOf(const Json& data, const std::string& file) {
 Model modelOf(const Json& data, const std::string& file) {
   Model model{};
   const Json& config = data.at("config");
-  const bool maps =
-      !config.at("out_levels").empty() || !config.value("decoder", Json()).is_null();
+  const bool maps = !config.at("out_levels").empty() || !config.value("decoder", Json()).is_null();
   model.classifier = !maps && config.at("num_classes").get<int>() > 0;
   model.random_weights = data.at("weights").at("source") == "seeded";
   data.at("graph").at("inputs").at(0).at("name").get_to(model.input);
