@@ -9,6 +9,7 @@ import click
 
 from dinat_deploy.cli.console import json_option, on_interrupt, print_json, print_table, progress
 from dinat_deploy.cli.convert import show_conversion
+from dinat_deploy.cli.options import data_options
 from dinat_deploy.cli.quantize_options import quantize_options, take_quantize_options
 
 if TYPE_CHECKING:
@@ -20,27 +21,10 @@ _SHOWN = 8
 
 @click.command(short_help="Record ranges on images; a bundle's model in INT8 or FP8.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    "-d",
-    metavar="DATA",
-    help="Images: a folder, a list (one path per line), an .npz file with `images`, or "
-    "digits:train. Left out, the values recorded before are used again.",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=512,
-    show_default=True,
-    help="Use so many of them, spread evenly.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images.")
-@click.option(
-    "--on-bad",
-    type=click.Choice(["refuse", "skip"]),
-    default="refuse",
-    show_default=True,
-    help="What to do about an image that cannot be used.",
+@data_options(
+    required=False,
+    limit=512,
+    purpose="Left out, the values recorded before are used again.",
 )
 @click.option(
     "--percentile",

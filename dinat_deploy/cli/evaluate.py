@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dinat_deploy.cli.console import EXIT_FAILED, json_option, print_json, print_table, progress
+from dinat_deploy.cli.options import data_options
 
 if TYPE_CHECKING:
     from dinat_deploy.pipeline.evaluation_report import EvaluationReport
@@ -17,27 +18,9 @@ _STAGES = 4
 
 @click.command(short_help="Accuracy, size and speed of artefacts side by side.")
 @click.argument("artefacts", nargs=-1, required=True, metavar="[RUNTIME:]TARGET ...")
-@click.option(
-    "--data",
-    "-d",
-    required=True,
-    metavar="DATA",
-    help="A folder of pictures, of one folder for each class, or with images/ and masks/; a list "
-    "of pictures; an .npz file; digits, digits:train or digits:test.",
-)
+@data_options(required=True, limit=None)
 @click.option(
     "--batch", type=click.IntRange(1), default=8, show_default=True, help="Images of a batch."
-)
-@click.option(
-    "--limit", type=click.IntRange(1), help="Take so many images, balanced over the classes."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides which ones.")
-@click.option(
-    "--on-bad",
-    type=click.Choice(["refuse", "skip"]),
-    default="refuse",
-    show_default=True,
-    help="What to do about images that cannot be used.",
 )
 @click.option(
     "--reference",

@@ -127,3 +127,43 @@ graph_options = together(
         ),
     ]
 )
+
+
+def data_options(*, required: bool, limit: int | None, purpose: str = "") -> Callable[[F], F]:
+    """Arguments of data.opening.open_dataset, and what to do about images that are no use.
+
+    Args:
+        required: whether a command cannot do without images.
+        limit: how many it takes by default; None takes all.
+        purpose: sentences for ``--data``.
+    """
+    return together(
+        [
+            click.option(
+                "--data",
+                "-d",
+                required=required,
+                metavar="DATA",
+                help="A folder of pictures, of one folder for each class, or with images/ and "
+                "masks/; a list of pictures; an .npz file; digits, digits:train or digits:test. "
+                + purpose,
+            ),
+            click.option(
+                "--limit",
+                type=click.IntRange(1),
+                default=limit,
+                show_default=limit is not None,
+                help="Take so many of the images, spread evenly and balanced over the classes.",
+            ),
+            click.option(
+                "--seed", type=int, default=0, show_default=True, help="Decides which ones."
+            ),
+            click.option(
+                "--on-bad",
+                type=click.Choice(["refuse", "skip"]),
+                default="refuse",
+                show_default=True,
+                help="What to do about images that cannot be used.",
+            ),
+        ]
+    )

@@ -12,18 +12,12 @@ from dinat_deploy.cli.options import together
 if TYPE_CHECKING:
     from dinat_deploy.pipeline.quantizing import QuantizeOptions
 
-# Arguments of pipeline.quantizing.QuantizeOptions.
-_NAMES = ("rest", "estimator", "exclude", "include", "head", "residual", "attention")
+# Arguments of pipeline.quantizing.QuantizeOptions: what is quantized, and all of them.
+SELECTION = ("estimator", "exclude", "include", "head", "residual", "attention")
+_NAMES = ("rest", *SELECTION)
 
-quantize_options = together(
+selection_options = together(
     [
-        click.option(
-            "--rest",
-            type=click.Choice(["fp16", "bf16", "fp32"]),
-            default="fp16",
-            show_default=True,
-            help="Quantized: what all other nodes compute in, but for norms and the head.",
-        ),
         click.option(
             "--estimator",
             type=click.Choice(["entropy", "percentile", "mse", "max"]),
@@ -48,6 +42,19 @@ quantize_options = together(
         click.option(
             "--attention", is_flag=True, help="Quantized: what the attention operator reads, too."
         ),
+    ]
+)
+
+quantize_options = together(
+    [
+        click.option(
+            "--rest",
+            type=click.Choice(["fp16", "bf16", "fp32"]),
+            default="fp16",
+            show_default=True,
+            help="Quantized: what all other nodes compute in, but for norms and the head.",
+        ),
+        selection_options,
     ]
 )
 

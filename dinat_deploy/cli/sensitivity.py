@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dinat_deploy.cli.console import json_option, print_json, print_table, progress
+from dinat_deploy.cli.options import data_options
+from dinat_deploy.cli.quantize_options import SELECTION, selection_options
 
 if TYPE_CHECKING:
     from dinat_deploy.pipeline.sensitivity_report import SensitivityReport
@@ -17,14 +19,7 @@ _STAGES = 7
 
 @click.command(short_help="What INT8, FP8 or FP16 costs, layer by layer; what to leave out.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    "-d",
-    required=True,
-    metavar="DATA",
-    help="Images: a folder (of one folder for each class, or with images/ and masks/), a list, an "
-    ".npz file, or digits:train. Judge the result on others.",
-)
+@data_options(required=True, limit=512, purpose="Judge the result on others.")
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp8", "fp16", "bf16"]),
@@ -49,47 +44,13 @@ _STAGES = 7
 @click.option("--min-sqnr", type=float, metavar="DB", help="Budget: SQNR at the outputs, in dB.")
 @click.option("--without", is_flag=True, help="Also measure everything but one, for each.")
 @click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=512,
-    show_default=True,
-    help="Images for the search, spread evenly.",
-)
-@click.option(
     "--unit-images",
     type=click.IntRange(1),
     default=64,
     show_default=True,
     help="So many of them for each node, block, level or kind.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images.")
-@click.option(
-    "--on-bad",
-    type=click.Choice(["refuse", "skip"]),
-    default="refuse",
-    show_default=True,
-    help="What to do about an image that cannot be used.",
-)
-@click.option(
-    "--estimator",
-    type=click.Choice(["entropy", "percentile", "mse", "max"]),
-    help="Of the ranges, as of `convert`.  [default: percentile for int8, max for fp8]",
-)
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN|@FILE",
-    help="Nodes to leave out from the beginning, such as 'levels.3.*'; repeat for more.",
-)
-@click.option(
-    "--include",
-    multiple=True,
-    metavar="PATTERN|@FILE",
-    help="Nodes to quantize though a rule leaves them out; repeat for more.",
-)
-@click.option("--head", is_flag=True, help="Quantize the classifier, too.")
-@click.option("--residual", is_flag=True, help="Quantize residual sums, too.")
-@click.option("--attention", is_flag=True, help="Quantize what the attention operator reads, too.")
+@selection_options
 @click.option(
     "--output",
     "-o",
@@ -116,10 +77,7 @@ def sensitivity(bundle: Path, as_json: bool, rows: int, **options: Any) -> None:
 
     INT8 and FP8 need ranges, which `dinat-deploy calibrate` records.
     """
-    quantize = {
-        name: options.pop(name)
-        for name in ("estimator", "exclude", "include", "head", "residual", "attention")
-    }
+    quantize = {name: options.pop(name) for name in SELECTION}
     with progress(_STAGES) as shown:
         from dinat_deploy.pipeline.quantizing import options_from
         from dinat_deploy.pipeline.sensitivity import sensitivity as run

@@ -5,7 +5,7 @@
     python examples/shapes/data.py --output out/shapes-data
     dinat-deploy infer --bundle out/shapes out/shapes-data/images/0000.png
 
-Takes about two minutes on two CPU cores.
+Takes about four minutes of one CPU core.
 """
 
 from __future__ import annotations

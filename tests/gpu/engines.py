@@ -158,13 +158,18 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
                 f"| {found.step.model} | {found.step.precision} | {found.step.batch} | "
                 f"{result['name']} | {median:.3f} | {ratio:.2f} |"
             )
-    lines += ["", "## Steps", "", "| step | outcome | seconds |", "|---|---|---|"]
+    return "\n".join([*lines, *list_steps(outcomes)]) + "\n"
+
+
+def list_steps(outcomes: Sequence[Outcome]) -> list[str]:
+    """What was run, as a table, and the words of what failed."""
+    lines = ["", "## Steps", "", "| step | outcome | seconds |", "|---|---|---|"]
     for found in outcomes:
         text = shlex.join(["dinat-deploy", *found.step.command])
         lines.append(f"| `{text}` | {found.outcome} | {found.seconds:.0f} |")
     for found in (entry for entry in outcomes if entry.words):
         lines += ["", f"### {shlex.join(found.step.command)}", "", "```", found.words, "```"]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _worst(findings: dict[str, Any]) -> tuple[str, str]:
@@ -175,15 +180,17 @@ def _worst(findings: dict[str, Any]) -> tuple[str, str]:
     return f"{worst['max_abs']:.2e}", f"{worst['limit']:.2e}"
 
 
-def write(output: Path, outcomes: Sequence[Outcome]) -> None:
-    """Both files, each whole."""
+def write(output: Path, outcomes: Sequence[Outcome], text: str) -> None:
+    """``report.json`` and ``report.md``, each whole.
+
+    Args:
+        text: of the latter.
+    """
     report = {"outcomes": [asdict(entry) for entry in outcomes]}
-    for name, text in {
-        "report.json": json.dumps(report, indent=1) + "\n",
-        "report.md": markdown(outcomes),
-    }.items():
+    files = {"report.json": json.dumps(report, indent=1) + "\n", "report.md": text}
+    for name, content in files.items():
         partial = output / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(content, encoding="utf-8")
         partial.replace(output / name)
 
 
@@ -218,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if found.outcome != "passed" and step.kind in ("export", "convert"):
             missing.add((step.model.split(",")[0], step.precision))
         outcomes.append(found)
-        write(options.output, outcomes)
+        write(options.output, outcomes, markdown(outcomes))
         print(f"{found.outcome:>11} {found.seconds:5.0f} s  {shlex.join(step.command)}", flush=True)
     print(options.output / "report.md")
     return 1 if any(entry.outcome in ("failed", "out of time") for entry in outcomes) else 0

@@ -10,18 +10,16 @@ step is a ``dinat-deploy`` command in a process of its own, as in tests/gpu/engi
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from tests.gpu.engines import MOST, Outcome, Step, image, run
+from tests.gpu.engines import MOST, Outcome, Step, image, list_steps, run, write
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 MODELS = ("dinat_mini", "dinat_large")
@@ -104,27 +102,11 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
             lines.append(
                 f"| {found.step.model} | {found.step.batch} | {name} | {median:.3f} | {gain:.2f} |"
             )
-    lines += ["", "## Steps", "", "| step | outcome | seconds |", "|---|---|---|"]
-    for found in outcomes:
-        text = shlex.join(["dinat-deploy", *found.step.command])
-        lines.append(f"| `{text}` | {found.outcome} | {found.seconds:.0f} |")
-    for found in (entry for entry in outcomes if entry.words):
-        lines += ["", f"### {shlex.join(found.step.command)}", "", "```", found.words, "```"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *list_steps(outcomes)]) + "\n"
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
-
-
-def write(output: Path, outcomes: Sequence[Outcome]) -> None:
-    """Both files, each whole."""
-    report = {"outcomes": [asdict(entry) for entry in outcomes]}
-    texts = {"report.json": json.dumps(report, indent=1) + "\n", "report.md": markdown(outcomes)}
-    for name, text in texts.items():
-        partial = output / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(output / name)
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -167,7 +149,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if found.outcome != "passed":
             failed.add(step.model)
         outcomes.append(found)
-        write(options.output, outcomes)
+        write(options.output, outcomes, markdown(outcomes))
         print(f"{found.outcome:>11} {found.seconds:5.0f} s  {shlex.join(step.command)}", flush=True)
     print(options.output / "report.md")
     return 1 if any(entry.outcome in ("failed", "out of time") for entry in outcomes) else 0

@@ -72,13 +72,12 @@ def test_resizing_is_lowered_where_it_means_the_same() -> None:
 
     plain = resize(antialias=0, keep_aspect_ratio_policy="stretch")
     model = model_of([plain], sizes, (2, 3, 4, 5), (2, 3, 8, 6))
-    x = {"x": np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)}
-    (before,) = run_model(ir.to_proto(model), x)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    before = run(model, x)
     passes.lower_to_opset_17(model)
     lowered = ir.to_proto(model)
     onnx.checker.check_model(lowered, full_check=True)
-    (after,) = run_model(lowered, x)
-    assert np.array_equal(before, after)
+    assert np.array_equal(run(model, x), before)
     smoothed = model_of([resize(antialias=1)], sizes, (2, 3, 4, 5), (2, 3, 8, 6))
     with pytest.raises(ExportError, match="Resize"):
         passes.lower_to_opset_17(smoothed)

@@ -45,7 +45,7 @@ def test_reshapes_with_one_dynamic_size_get_a_constant(batch: int) -> None:
     reshape = model.graph.node(4)
     assert reshape.inputs[1].const_value.numpy().tolist() == [-1, 6, 4]
     x = np.arange(batch * 24, dtype=np.float32).reshape(batch, 2, 3, 4)
-    (found,) = run_model(ir.to_proto(model), {"x": x})
+    found = run_model(ir.to_proto(model), x=x)
     assert np.array_equal(found, x.reshape(batch, 6, 4))
 
 
@@ -62,6 +62,6 @@ def test_a_size_is_not_made_a_number_and_a_list_again() -> None:
     concat = next(node for node in model.graph if node.op_type == "Concat")
     assert concat.inputs[0].name == "batch"
     x = np.arange(2 * 6 * 7, dtype=np.float32).reshape(2, 2, 3, 7)
-    (found,) = run_model(ir.to_proto(model), {"x": x})
+    found = run_model(ir.to_proto(model), x=x)
     assert np.array_equal(found, x.reshape(2, 6, 7))
     onnx.checker.check_model(ir.to_proto(model))

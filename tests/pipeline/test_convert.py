@@ -313,8 +313,8 @@ def test_wrong_arguments_are_named(bundle: Path, tmp_path: Path) -> None:
         convert(tmp_path / "alone.onnx", "fp16")
     with pytest.raises(BundleError, match="is not the model of its bundle"):
         convert(bundle / "reference.npz", "fp16")
-    with pytest.raises(ConfigError, match="Unknown precision 'fp8'. Use fp16 or bf16"):
-        convert(bundle, "fp8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="Unknown precision 'int4'. Use fp16, bf16, int8, fp8"):
+        convert(bundle, "int4")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Unknown type of inputs 'bf16'"):
         convert(bundle, "bf16", io="bf16")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="The margin is 2"):
