@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dinat_deploy.errors import BundleError
 from dinat_deploy.files import sha256
 from dinat_deploy.models.config import ModelConfig, describe
+from dinat_deploy.models.datasets import Color
 from dinat_deploy.models.preprocessing import Preprocessing
 
 MODEL = "model.onnx"
@@ -32,9 +33,10 @@ EXTERNAL_DATA = "model.onnx.data"
 MANIFEST = "model.json"
 REFERENCE = "reference.npz"
 CALIBRATION, HISTOGRAMS = "calibration.json", "calibration.npz"
-# 2 has variants, 3 quantized ones and ones that take pixels. A manifest is written in the oldest
-# format that can say what it says, for readers that know only that.
-FORMAT_VERSION = 3
+# 2 has variants, 3 quantized ones and ones that take pixels, 4 colours of classes, decoders other
+# than UPerNet's, and pictures that are filled up. A manifest is written in the oldest format that
+# can say what it says, for readers that know only that.
+FORMAT_VERSION = 4
 
 VariantPrecision = Literal["fp16", "bf16", "int8", "fp8"]
 VariantFile = Annotated[str, Field(pattern=r"^model\.[a-z0-9]+\.onnx$")]
@@ -166,14 +168,22 @@ class Variant(_Record):
 
 
 class Manifest(_Record):
-    """Content of ``model.json``; ``variants`` by the name of their file."""
+    """Content of ``model.json``.
 
-    format_version: Literal[1, 2, 3] = 1
+    Attributes:
+        labels: names of the classes; ``palette`` their colours (red, green, blue, 0 to 255), and
+            ``things`` the numbers of those whose instances are counted apart.
+        variants: by the name of their file.
+    """
+
+    format_version: Literal[1, 2, 3, 4] = 1
     name: str
     config: ModelConfig
     weights: Weights
     preprocessing: Preprocessing
     labels: list[str] | None = None
+    palette: list[Color] | None = None
+    things: list[int] | None = None
     graph: GraphInfo
     taps: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -183,11 +193,20 @@ class Manifest(_Record):
     def with_variants(self, variants: dict[str, Variant]) -> Manifest:
         """The same with these variants, in the format that they need."""
         ordered = dict(sorted(variants.items()))
-        version = max((variant._format for variant in ordered.values()), default=1)
-        return self.model_copy(update={"variants": ordered, "format_version": version})
+        changed = self.model_copy(update={"variants": ordered})
+        return changed.model_copy(update={"format_version": changed._format})
+
+    @property
+    def _format(self) -> int:
+        decoder = self.config.decoder
+        newer = decoder is not None and decoder.type != "upernet"
+        if newer or self.palette or self.things or self.preprocessing.resize_mode == "contain":
+            return 4
+        return max((variant._format for variant in self.variants.values()), default=1)
 
     def to_json(self) -> str:
-        data = self.model_dump(mode="json", exclude=None if self.variants else {"variants"})
+        empty = {name for name in ("palette", "things", "variants") if not getattr(self, name)}
+        data = self.model_dump(mode="json", exclude=empty) | {"format_version": self._format}
         for variant in data.get("variants", {}).values():
             if variant["quantization"] is None:
                 del variant["quantization"]

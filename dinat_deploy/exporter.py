@@ -16,8 +16,8 @@ from onnxscript import values as script
 
 from dinat_deploy import __version__
 from dinat_deploy.errors import ExportError
-from dinat_deploy.graph import expansion, functions, fusion, interim, passes, schema
-from dinat_deploy.ops import library, unfused
+from dinat_deploy.graph import detection, expansion, functions, fusion, interim, passes, schema
+from dinat_deploy.ops import library, non_maximum_suppression, roi_align, unfused
 from dinat_deploy.progress import Progress, Silent
 
 MIN_OPSET, MAX_OPSET = 17, 21
@@ -25,6 +25,12 @@ MIN_OPSET, MAX_OPSET = 17, 21
 DEFAULT_OPSET = 20
 # What the exporter of PyTorch writes at least; lower versions are made from it.
 _EXPORTER_OPSET = 18
+# Names of operators of PyTorch.
+_ASSERTIONS = (
+    "aten._assert_scalar.default",
+    "aten._assert_async.default",
+    "aten._assert_async.msg",
+)
 _DINAT = script.Opset(schema.DOMAIN, schema.OPSET_VERSION)
 
 
@@ -80,7 +86,7 @@ def to_onnx(
     with progress.stage("Simplifying the graph"):
         fusion.fuse(translated)
         expansion.expand(translated)
-        taps = passes.simplify(translated, tap_modules)
+        taps = passes.simplify(translated, tap_modules, module.state_dict())
         passes.rename_dimensions(translated, _dimension_names(translated, dynamic))
         if opset < _EXPORTER_OPSET:
             passes.lower_to_opset_17(translated)
@@ -97,7 +103,7 @@ def _trace(
 ) -> torch.export.ExportedProgram:
     try:
         with torch.no_grad():
-            return torch.export.export(
+            program = torch.export.export(
                 module.eval(),
                 tuple(inputs),
                 dynamic_shapes=tuple(dict(axes) for axes in dynamic) if dynamic else None,
@@ -110,6 +116,19 @@ def _trace(
             f"torch.export could not trace {type(module).__name__}: {_first_line(error)}",
             "Python control flow on tensor values or sizes must be removed from forward().",
         ) from error
+    _drop_assertions(program)
+    return program
+
+
+def _drop_assertions(program: torch.export.ExportedProgram) -> None:
+    """Remove a module's checks of its own tensors and what is computed for them alone: ONNX has
+    nothing to express them with."""
+    graph = program.graph
+    for node in reversed(graph.nodes):
+        if str(node.target) in _ASSERTIONS and not node.users:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def _translate(
@@ -152,6 +171,8 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         namespace.neighborhood_attention.default: _split_node,
         unfused.SCORES: _scores_node,
         unfused.COMBINE: _combine_node,
+        roi_align.OPERATOR: detection.roi_align_node,
+        non_maximum_suppression.OPERATOR: detection.suppression_nodes,
     }
 
 

@@ -17,7 +17,7 @@ from dinat_deploy.cli.console import (
     print_table,
     progress,
 )
-from dinat_deploy.cli.options import graph_options, model_options
+from dinat_deploy.cli.options import graph_options, model_options, names_of
 from dinat_deploy.cli.quantize_options import quantize_options, take_quantize_options
 
 if TYPE_CHECKING:
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 
 # export, build, and what each of the others shows: an estimate, for the bar only
 _STAGES = 9 + 9 + 5 + 4 + 4
-_GRAPH = ("batch", "dynamic", "size_range", "opset", "body")
-_MODEL = (
-    "model", "checkpoint", "pretrained", "config", "task", "dilations", "kernel_size", "depths",
-    "num_heads", "num_classes", "image_size", "full_size", "resize_rpb", "ema", "labels", "seed",
-)  # fmt: skip
+_GRAPH = names_of(graph_options)
+_MODEL = tuple(name for name in names_of(model_options) if name != "output")
 
 
 @click.command(short_help="All in one: export, build, verify and measure; resumes.")

@@ -24,6 +24,16 @@ def together(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
     return decorate
 
 
+def names_of(options: Callable[[Callable[[], None]], Callable[[], None]]) -> tuple[str, ...]:
+    """The arguments that a decorator of options makes."""
+
+    def none() -> None:
+        pass
+
+    made: list[click.Parameter] = getattr(options(none), "__click_params__", [])
+    return tuple(parameter.name or "" for parameter in reversed(made))
+
+
 # Arguments of pipeline.requests.ModelRequest, and --output.
 model_options = together(
     [
@@ -36,6 +46,13 @@ model_options = together(
             type=click.Path(path_type=Path),
             help="Weights: .pth, .safetensors, or a directory with config.json. Without any, the "
             "weights are random.",
+        ),
+        click.option(
+            "--hf",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="A directory saved by transformers: Dinat or Nat, or UperNet, Mask2Former or "
+            "OneFormer on one. It says itself what it is for.",
         ),
         click.option(
             "--pretrained", is_flag=True, help="Download the published weights of --model."
@@ -53,11 +70,22 @@ model_options = together(
         ),
         click.option(
             "--task",
-            type=click.Choice(["classification", "backbone", "semantic"]),
+            type=click.Choice(["classification", "backbone", "semantic", "instance", "panoptic"]),
             default="classification",
             show_default=True,
-            help="Logits of the image; the normalised features of every level; or logits of the "
-            "pixels, by UPerNet.",
+            help="Logits of the image; normalised features of every level; classes of the pixels; "
+            "boxes and masks of things; or both.",
+        ),
+        click.option(
+            "--decoder",
+            type=click.Choice(["upernet", "mask2former", "mask_rcnn", "cascade_mask_rcnn"]),
+            help="What does the task.  [default: upernet (semantic), mask_rcnn (instance), "
+            "mask2former (panoptic)]",
+        ),
+        click.option(
+            "--dataset",
+            type=click.Choice(["ade20k", "coco", "cityscapes"]),
+            help="Whose published settings and classes.  [default: ade20k (semantic), coco]",
         ),
         click.option(
             "--full-size",

@@ -65,6 +65,7 @@ class OnnxFile:
             double precision, which is counted in ``doubles``.
         quantized: whether QuantizeLinear or DequantizeLinear nodes occur.
         external: names of the files beside it that hold weights.
+        standard: the standard operators that occur in the main graph.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class OnnxFile:
     quantized: bool
     external: tuple[str, ...]
     doubles: int = 0
+    standard: frozenset[str] = frozenset()
 
     @property
     def precision(self) -> str:
@@ -189,6 +191,7 @@ def _model(path: Path, view: memoryview) -> OnnxFile:
         quantized=any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in nodes),
         external=tuple(sorted(external)),
         doubles=doubles,
+        standard=frozenset(n.op_type for n in nodes if n.domain in ("", "ai.onnx")),
     )
 
 

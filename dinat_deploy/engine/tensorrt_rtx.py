@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 from dinat_deploy.engine import worker as worker_module
 from dinat_deploy.engine.builder import BuildOutcome, BuildTask, Obstacle
 from dinat_deploy.engine.devices import current_capability
+from dinat_deploy.engine.onnx_file import read_onnx
 from dinat_deploy.engine.options import check_tensorrt_rtx
 from dinat_deploy.engine.process import run_build
-from dinat_deploy.errors import EngineError
+from dinat_deploy.errors import EngineError, MissingDependencyError
 from dinat_deploy.files import scratch_directory
 from dinat_deploy.progress import Progress
 from dinat_deploy.session.tensorrt_api import Flavor, installed_version, numbers
@@ -25,6 +28,8 @@ ARCHITECTURES = {
 # Until 1.6 the parser knows no plugins: it takes the body, or refuses a node without one. NVIDIA's
 # documentation still says so of 1.7, where they work.
 PLUGINS_SINCE = (1, 7)
+# Standard operators that cannot be built ahead of time.
+_FOREIGN = frozenset({"RoiAlign", "NonMaxSuppression"})
 DEFAULT_ARCHITECTURES = ("80", "86", "89", "120")
 
 
@@ -62,6 +67,10 @@ class TensorRtRtxBuilder:
 
     def build(self, task: BuildTask, progress: Progress) -> BuildOutcome:
         self.check(task)
+        with scratch_directory() as copies:
+            return self._build(_without_foreign(task, copies, progress), progress)
+
+    def _build(self, task: BuildTask, progress: Progress) -> BuildOutcome:
         # The worker explains what the links are for (worker.link_bare_name).
         with scratch_directory() as links:
             search = [str(links), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
@@ -70,6 +79,33 @@ class TensorRtRtxBuilder:
                 worker_module.LINK_DIRECTORY: str(links),
             }
             return run_build(self._worker, task, progress, environment)
+
+
+def _without_foreign(task: BuildTask, directory: Path, progress: Progress) -> BuildTask:
+    """The task on a copy of the model in which detectors' operators are written out, if it has any:
+    of RoiAlign the parser makes a plugin that only a machine with a GPU can create, and for
+    NonMaxSuppression TensorRT-RTX has no kernel (seen with 1.7.1).
+
+    Raises:
+        MissingDependencyError: the packages that the copy takes are not installed.
+    """
+    foreign = sorted(_FOREIGN & read_onnx(task.model).standard)
+    if not foreign:
+        return task
+    if not (find_spec("onnx_ir") and find_spec("onnxscript")):
+        raise MissingDependencyError(
+            f"TensorRT-RTX cannot build {' and '.join(foreign)}, and to write them out in other "
+            "operators takes packages that are not installed.",
+            "pip install onnxscript",
+        )
+    from dinat_deploy.graph.detection_rewriting import rewrite
+
+    progress.note(
+        f"The builder gets a copy of the model with {' and '.join(foreign)} written out in other "
+        "operators, as TensorRT-RTX has none for them."
+    )
+    with progress.stage("Writing out the operators of detectors"):
+        return task.model_copy(update={"model": rewrite(task.model, directory)})
 
 
 def _architecture(text: str) -> str:

@@ -106,6 +106,14 @@ class Builder:
         values = [self._coerce(operand) for operand in inputs]
         return self.wrap(self._tape.op(op_type, values, attributes or None, name=node_name))
 
+    def several(
+        self, op_type: str, outputs: int, *inputs: Operand, **attributes: Any
+    ) -> tuple[Expr, ...]:
+        """A node with that many outputs."""
+        values = [self._coerce(operand) for operand in inputs]
+        made = self._tape.op_multi_out(op_type, values, attributes or None, num_outputs=outputs)
+        return tuple(self.wrap(value) for value in made)
+
     def split(self, x: Expr, parts: int, axis: int) -> list[Expr]:
         """``x`` of ``parts`` entries along ``axis`` as that many tensors without the axis."""
         sizes = self.constant([1] * parts)

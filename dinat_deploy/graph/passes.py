@@ -29,18 +29,28 @@ _LARGEST_FOLDED = 1 << 19
 _RESIZE_18 = {"antialias": 0, "keep_aspect_ratio_policy": "stretch"}
 
 
-def simplify(model: ir.Model, module_paths: Iterable[str]) -> dict[str, str]:
+def simplify(
+    model: ir.Model, module_paths: Iterable[str], parameters: Iterable[str] = ()
+) -> dict[str, str]:
     """Fold, prune and name; afterwards static shapes leave no shape arithmetic behind.
 
     Args:
         model: a graph straight from the exporter.
         module_paths: modules whose outputs are to be called by the module's path.
+        parameters: initializers that stay as they are: a file can be read back into a PyTorch
+            model, and its weights are checked by their digest.
 
     Returns:
         For every such module its output tensor in the graph (the same name), in order.
     """
     fold_weight_transposes(model)
-    optimizer.fold_constants(model, input_size_limit=_LARGEST_FOLDED)
+    kept = frozenset(parameters)
+
+    def should_fold(node: ir.Node) -> bool | None:
+        reads = any(value is not None and value.name in kept for value in node.inputs)
+        return False if reads else None
+
+    optimizer.fold_constants(model, input_size_limit=_LARGEST_FOLDED, should_fold=should_fold)
     shape_arithmetic.fix_reshapes(model)
     shape_arithmetic.drop_detours(model)
     for cleanup in (

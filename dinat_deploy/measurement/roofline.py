@@ -18,6 +18,7 @@ from dinat_deploy.measurement.gpu_table import gpu_figures
 from dinat_deploy.measurement.records import Floor, Work
 from dinat_deploy.models.complexity import cost
 from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.decoders import UPerNet
 
 _BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.0}
 _FASTEST_FIRST = ("int8", "float16", "bfloat16", "float32")
@@ -125,7 +126,7 @@ def _from_config(config: ModelConfig, shape: Sequence[int], precision: str | Non
         outputs = sum(
             config.dim(level) * sizes[level][0] * sizes[level][1] for level in config.out_levels
         )
-    elif config.decoder is not None:
+    elif isinstance(config.decoder, UPerNet):
         rows, columns = config.feature_sizes((height, width))[0]
         full = config.decoder.full_size
         outputs = config.num_classes * (height * width if full else rows * columns)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dinat_deploy.models.config import ModelConfig, UPerNet
+from dinat_deploy.errors import ConfigError
+from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.decoders import Decoder, UPerNet
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,15 @@ def _decode_head(config: ModelConfig, head: UPerNet) -> Iterator[_Convolution]:
     yield _Convolution((last + 1) * width, width, 3, 0)
 
 
+def _known(decoder: Decoder) -> UPerNet:
+    if isinstance(decoder, UPerNet):
+        return decoder
+    raise ConfigError(
+        f"The cost of a decoder of type {decoder.type} is not known from its settings.",
+        "Count it from the exported ONNX file, as bench does.",
+    )
+
+
 def _head_parameters(config: ModelConfig, head: UPerNet) -> int:
     convolutions = list(_decode_head(config, head))
     classifiers = [head.channels]
@@ -69,9 +80,13 @@ def _head_macs(config: ModelConfig, head: UPerNet, sizes: list[tuple[int, int]])
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Learnable parameters of the model."""
+    """Learnable parameters of the model.
+
+    Raises:
+        ConfigError: as :func:`cost`.
+    """
     if config.decoder is not None:
-        return parameter_count(config.backbone) + _head_parameters(config, config.decoder)
+        return parameter_count(config.backbone) + _head_parameters(config, _known(config.decoder))
     dim = config.embed_dim
     table = (2 * config.kernel_size - 1) ** 2
     channels = config.in_channels
@@ -103,6 +118,9 @@ def cost(config: ModelConfig, image_size: tuple[int, int] | None = None) -> Cost
     """Count a forward pass of one image of ``image_size`` (height, width) pixels.
 
     Attention on a map smaller than its window runs on the zero-padded map and is counted so.
+
+    Raises:
+        ConfigError: the image is too small, or the decoder is none that is counted here.
     """
     height, width = image_size or config.image_size
     sizes = config.feature_sizes((height, width))
@@ -127,7 +145,7 @@ def cost(config: ModelConfig, image_size: tuple[int, int] | None = None) -> Cost
         taps = 9 if config.architecture == "dinat" else 4
         macs += sizes[level + 1][0] * sizes[level + 1][1] * taps * 2 * config.dim(level) ** 2
     if config.decoder is not None:
-        macs += _head_macs(config, config.decoder, sizes)
+        macs += _head_macs(config, _known(config.decoder), sizes)
     elif not config.is_backbone:
         macs += config.num_classes * config.dim(len(config.depths) - 1)
     return Cost(parameter_count(config), macs + attention, attention)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dinat_deploy.errors import ConfigError
+from dinat_deploy.models.decoders import Decoder, Task, UPerNet
 
 Architecture = Literal["dinat", "dinat_s", "isotropic"]
 Dilations = tuple[tuple[int, ...], ...]
@@ -23,41 +24,6 @@ class Layer:
     dim: int
     heads: int
     dilation: int
-
-
-class UPerNet(BaseModel):
-    """Settings of UPerNet's decode head; the defaults are those of the published segmenters.
-
-    Attributes:
-        channels: of every map in the head.
-        pool_scales: grids of cells, on a side, over which the last features are averaged.
-        dropout: of whole channels before the classifier while training.
-        auxiliary_channels: of the head that only training uses, or None for a model without.
-        auxiliary_level: level that it reads, from 0.
-        auxiliary_convs: convolutions in it.
-        folded: batch normalization is part of the convolutions, as in everything exported.
-        full_size: the model resizes its logits to the size of the image.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    type: Literal["upernet"] = "upernet"
-    channels: int = Field(default=512, ge=1)
-    pool_scales: tuple[int, ...] = Field(default=(1, 2, 3, 6), min_length=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    auxiliary_channels: int | None = Field(default=256, ge=1)
-    auxiliary_level: int = Field(default=2, ge=0)
-    auxiliary_convs: int = Field(default=1, ge=1)
-    folded: bool = False
-    full_size: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> UPerNet:
-        if min(self.pool_scales) < 1:
-            raise ValueError(f"pool_scales {self.pool_scales} must be positive")
-        if self.folded and self.auxiliary_channels is not None:
-            raise ValueError("a folded head is for inference and has no auxiliary_channels")
-        return self
 
 
 class ModelConfig(BaseModel):
@@ -76,8 +42,7 @@ class ModelConfig(BaseModel):
         num_classes: outputs of the classifier, of images or pixels; 0 leaves the pooled features.
         out_levels: levels whose normalised features are the outputs (a backbone); empty for a
             classifier.
-        decoder: head that gives every pixel a class (a segmenter), or None. It reads the features
-            of all levels.
+        decoder: head of a segmenter or detector, or None. It reads the features of all levels.
         global_attention: every token sees all others (ViT+); the token grid must then be
             ``kernel_size`` x ``kernel_size``.
         image_size: the (height, width) in pixels that the model is meant for.
@@ -96,7 +61,7 @@ class ModelConfig(BaseModel):
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
     num_classes: int = Field(default=1000, ge=0)
     out_levels: tuple[int, ...] = ()
-    decoder: UPerNet | None = None
+    decoder: Decoder | None = None
     global_attention: bool = False
     in_channels: int = Field(default=3, ge=1)
     image_size: tuple[int, int] = (224, 224)
@@ -139,15 +104,22 @@ class ModelConfig(BaseModel):
             self._check_decoder(self.decoder)
         return self
 
-    def _check_decoder(self, decoder: UPerNet) -> None:
+    def _check_decoder(self, decoder: Decoder) -> None:
         levels = len(self.depths)
         if levels < 2:
             raise ValueError("a decoder needs the features of two levels or more, depths lists 1")
+        if levels != 4 and not isinstance(decoder, UPerNet):
+            raise ValueError(
+                f"a decoder of type {decoder.type} needs the features of four levels, depths lists "
+                f"{levels}"
+            )
         if self.out_levels:
-            raise ValueError("a model with a decoder returns logits, so out_levels must be empty")
+            raise ValueError("a model with a decoder returns no features: out_levels must be empty")
         if not self.num_classes:
             raise ValueError("a model with a decoder needs num_classes of at least 1")
-        if decoder.auxiliary_channels is not None and decoder.auxiliary_level >= levels:
+        if not isinstance(decoder, UPerNet) or decoder.auxiliary_channels is None:
+            return
+        if decoder.auxiliary_level >= levels:
             raise ValueError(
                 f"auxiliary_level {decoder.auxiliary_level} must lie in 0..{levels - 1}"
             )
@@ -179,6 +151,13 @@ class ModelConfig(BaseModel):
         return bool(self.out_levels)
 
     @property
+    def task(self) -> Task:
+        """What the outputs are about."""
+        if self.is_backbone:
+            return "backbone"
+        return "classification" if self.decoder is None else self.decoder.task
+
+    @property
     def is_classifier(self) -> bool:
         """Whether it gives the whole image a class."""
         return not self.is_backbone and self.decoder is None and self.num_classes > 0
@@ -192,9 +171,11 @@ class ModelConfig(BaseModel):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the model's outputs: ``logits``, or ``stage1`` .. for a backbone."""
+        """Names of the outputs: ``logits``, ``stage1`` .. for a backbone, or a decoder's."""
         if self.is_backbone:
             return tuple(f"stage{level + 1}" for level in self.out_levels)
+        if self.decoder is not None:
+            return self.decoder.output_names
         return ("logits",) if self.num_classes else ("features",)
 
     def dim(self, level: int) -> int:

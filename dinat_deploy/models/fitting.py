@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinat_deploy.errors import CheckpointError
-from dinat_deploy.models import segmentation_checkpoints
 from dinat_deploy.models.building import build
 from dinat_deploy.models.checkpoints import Checkpoint
 from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.families import BACKBONE, FAMILIES, family_of
 from dinat_deploy.models.zoo import VARIANTS
 
 _BLOCK = re.compile(r"(?:levels|layers)\.(\d+)\.blocks\.(\d+)\.")
@@ -175,8 +175,8 @@ def _offered(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
     encoder = _without_index_buffers(checkpoint, config)
     if config.decoder is None:
         return encoder
-    prefix = segmentation_checkpoints.BACKBONE
-    return {prefix + name: tensor for name, tensor in encoder.items()} | checkpoint.heads
+    heads = FAMILIES[config.decoder.type].to_model(checkpoint.heads, config.decoder)
+    return {BACKBONE + name: tensor for name, tensor in encoder.items()} | heads
 
 
 def _without_index_buffers(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, Tensor]:
@@ -300,9 +300,10 @@ def _cure(
             f"bias from kernel size {found.kernel_size} to {wanted.kernel_size} (fine-tune after)."
         )
     if config.decoder is not None and (not checkpoint.heads or found.is_backbone):
-        return segmentation_checkpoints.cure(checkpoint.heads, config)
+        return FAMILIES[config.decoder.type].cure(checkpoint.heads, config)
     if found.is_backbone and not wanted.is_backbone:
-        task = "semantic" if checkpoint.heads else "backbone"
+        family = family_of(checkpoint.heads)
+        task = "backbone" if family is None else family.task
         return f"The file is a backbone without classifier: use --task {task}."
     if wanted.is_backbone and not found.is_backbone:
         return (

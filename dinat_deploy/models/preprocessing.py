@@ -34,7 +34,8 @@ class Preprocessing(BaseModel):
 
     Attributes:
         resize_mode: ``cover`` keeps the aspect ratio and makes the picture just cover ``resize``;
-            ``stretch`` resizes to exactly that.
+            ``stretch`` resizes to exactly that; ``contain`` keeps the aspect ratio, makes the
+            picture just fit into the crop, and fills up with the mean at the right or the bottom.
         resize, crop: (height, width) in pixels; the crop is the model's input size.
         interpolation: how pixels are resampled (antialiased, as Pillow does).
         mean, std: per channel, in units of the 0..1 pixel range, RGB order.
@@ -42,7 +43,7 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize_mode: Literal["cover", "stretch"] = "cover"
+    resize_mode: Literal["cover", "stretch", "contain"] = "cover"
     resize: tuple[int, int]
     crop: tuple[int, int]
     interpolation: Interpolation = "bicubic"
@@ -75,7 +76,13 @@ class Preprocessing(BaseModel):
         image = image.convert("L" if len(self.mean) == 1 else "RGB")
         resized, box = self.geometry(image.size)
         height, width = self.crop
-        image = image.resize(resized, _FILTERS[self.interpolation]).crop(box)
+        image = image.resize(resized, _FILTERS[self.interpolation])
+        if self.resize_mode == "contain":
+            whole = Image.new(image.mode, (width, height), self._mean_pixel())
+            whole.paste(image, (0, 0))
+            image = whole
+        else:
+            image = image.crop(box)
         pixels = np.asarray(image, dtype=np.uint8).reshape(height, width, len(self.mean))
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -90,6 +97,20 @@ class Preprocessing(BaseModel):
         mean, std = self._channels()
         exact = (images * std + mean) * np.float32(_LARGEST_PIXEL)
         return exact.round().clip(0, _LARGEST_PIXEL).astype(np.uint8)
+
+    def mean_pixels(self, size: tuple[int, int]) -> PixelArray:
+        """An empty picture, whose pixels come closest to 0 when normalised: uint8 ``[C, H, W]``.
+
+        Args:
+            size: (height, width).
+        """
+        pixel = np.array(self._mean_pixel(), np.uint8).reshape(-1, 1, 1)
+        return np.broadcast_to(pixel, (len(self.mean), *size)).copy()
+
+    def _mean_pixel(self) -> int | tuple[int, ...]:
+        """The pixel that comes closest to 0 when normalised."""
+        pixel = tuple(round(mean * _LARGEST_PIXEL) for mean in self.mean)
+        return pixel if len(pixel) > 1 else pixel[0]
 
     def _channels(self) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation as they go with ``[..., C, H, W]``."""
@@ -109,15 +130,23 @@ class Preprocessing(BaseModel):
         """
         resized = self._resized(size)
         height, width = self.crop
+        if self.resize_mode == "contain":
+            return resized, (0, 0, width, height)
         left = round((resized[0] - width) / 2.0)
         top = round((resized[1] - height) / 2.0)
         return resized, (left, top, left + width, top + height)
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) after resizing a picture of ``size`` (width, height)."""
-        height, width = self.resize
+        height, width = self.crop if self.resize_mode == "contain" else self.resize
         if self.resize_mode == "stretch":
             return width, height
+        if self.resize_mode == "contain":
+            scale = min(height / size[1], width / size[0])
+            return (
+                min(width, max(1, round(size[0] * scale))),
+                min(height, max(1, round(size[1] * scale))),
+            )
         # The side that is short in proportion gets its extent exactly, the other is cut down.
         if size[0] * height >= size[1] * width:
             return int(height * size[0] / size[1]), height

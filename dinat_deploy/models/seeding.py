@@ -14,6 +14,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+# Learned vectors that are added to or read like features, and so are as large.
+_TABLES = ("queries_embedder.weight", "queries_features.weight", "level_embed.weight")
+# Of matrices, the first that fits, where values as large as a fresh Linear gives would hide
+# something: query-key products, so that attention is not uniform; logits of boxes, so that some
+# classes are likely.
+_GAINS = ((".attn.qkv.", 2.0), (".fc_cls.", 4.0))
+
 
 def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -31,17 +38,16 @@ def seeded_tensor(name: str, shape: Sequence[int], seed: int) -> npt.NDArray[np.
     leaf = name.rsplit(".", 1)[-1]
     if leaf.startswith("gamma"):
         drawn = 0.5 + 0.2 * drawn
-    elif leaf in ("bias", "running_mean"):
+    elif leaf in ("bias", "in_proj_bias", "running_mean"):
         drawn = 0.2 * drawn
     elif leaf == "running_var":
         drawn = np.exp(0.3 * drawn)
     elif leaf == "num_batches_tracked":
         drawn = np.ones(tuple(shape))
-    elif leaf == "weight" and ("norm" in name or ".bn." in name):
+    elif leaf == "weight" and len(shape) == 1:  # of a normalization
         drawn = 1.0 + 0.2 * drawn
-    elif leaf == "weight":
-        # Larger query-key products than a fresh Linear gives, so that attention is not uniform.
-        gain = 2.0 if ".attn.qkv." in name else 1.0
+    elif leaf in ("weight", "in_proj_weight") and not name.endswith(_TABLES):
+        gain = next((gain for part, gain in _GAINS if part in name), 1.0)
         drawn = gain * drawn / np.sqrt(int(np.prod(shape[1:])))
     return drawn.astype(np.float32)
 

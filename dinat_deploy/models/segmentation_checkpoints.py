@@ -10,31 +10,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dinat_deploy.errors import CheckpointError
-from dinat_deploy.models.config import ModelConfig, UPerNet
+from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.decoders import DecoderTask, UPerNet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BACKBONE = "backbone."
 HEADS = ("decode_head.", "auxiliary_head.")
 _CLASSIFIER = "decode_head.conv_seg.weight"
 _PUBLISHED_SCALES: tuple[int, ...] = UPerNet().pool_scales
-
-
-def heads_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors of a segmenter's heads, without what stands before their names.
-
-    Args:
-        prefix: of the encoder's names, such as ``module.backbone.``.
-    """
-    if not prefix.endswith(BACKBONE):
-        return {}
-    outer = prefix.removesuffix(BACKBONE)
-    return {
-        name.removeprefix(outer): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(tuple(outer + head for head in HEADS))
-    }
 
 
 def labels_of(content: Any) -> list[str] | None:
@@ -58,7 +42,7 @@ def num_classes_of(heads: Mapping[str, Tensor]) -> int | None:
     return int(weight.shape[0]) if weight is not None and weight.dim() == 4 else None
 
 
-def settings_of(heads: Mapping[str, Tensor]) -> UPerNet | None:
+def settings_of(heads: Mapping[str, Tensor], task: DecoderTask = "semantic") -> UPerNet | None:
     """The settings of a UPerNet head as far as they show in its weights, None if it is no UPerNet.
 
     Raises:
@@ -116,7 +100,7 @@ def _auxiliary(heads: Mapping[str, Tensor], inputs: list[int]) -> dict[str, Any]
 def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str:
     """What to do if a checkpoint's backbone fits a model with a decoder and its heads do not."""
     decoder = config.decoder
-    assert decoder is not None
+    assert isinstance(decoder, UPerNet)
     if not heads:
         return (
             "The file has no decode head: use --task classification or --task backbone, or a "

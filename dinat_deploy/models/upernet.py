@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinat_deploy.models.config import ModelConfig, UPerNet
+from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.decoders import UPerNet
+from dinat_deploy.models.headed import HeadedModel
 from dinat_deploy.models.layers import Size
-from dinat_deploy.models.model import DinatModel
 
 
 class ConvModule(nn.Module):
@@ -115,15 +116,12 @@ class FCNHead(nn.Module):
         return self.conv_seg(self.dropout(self.convs(x)))
 
 
-class SegmentationModel(nn.Module):
+class SegmentationModel(HeadedModel):
     """A backbone with UPerNet's heads."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        settings = config.decoder
-        assert settings is not None
-        self.config = config
-        self.backbone = DinatModel(config.backbone)
+        super().__init__(config)
+        settings = self.settings
         channels = [config.dim(level) for level in range(len(config.depths))]
         self.decode_head = UPerHead(channels, config.num_classes, settings)
         self.auxiliary_head: FCNHead | None = None
@@ -145,23 +143,25 @@ class SegmentationModel(nn.Module):
         logits = self._finish(self.decode_head(features), image)
         if self.auxiliary_head is None:
             return logits, None
-        settings = self.config.decoder
-        assert settings is not None
-        return logits, self.auxiliary_head(features[settings.auxiliary_level])
+        return logits, self.auxiliary_head(features[self.settings.auxiliary_level])
+
+    @property
+    def settings(self) -> UPerNet:
+        assert isinstance(self.config.decoder, UPerNet)
+        return self.config.decoder
 
     def _finish(self, logits: Tensor, image: Tensor) -> Tensor:
-        settings = self.config.decoder
-        assert settings is not None
-        return resize(logits, image.shape[2:]) if settings.full_size else logits
+        return resize(logits, image.shape[2:]) if self.settings.full_size else logits
 
-    def block_names(self) -> list[str]:
-        """Module paths of the tokenizer, of every layer and of the decode head's convolutions, in
-        the order they run."""
-        names = [f"backbone.{name}" for name in self.backbone.block_names()]
+    def for_inference(self) -> SegmentationModel:
+        return folded(self)
+
+    def head_names(self) -> list[str]:
+        """The decode head's convolutions."""
         head = [f"lateral_convs.{level}" for level in range(len(self.decode_head.lateral_convs))]
         head.append("bottleneck")
         head += [f"fpn_convs.{level}" for level in range(len(self.decode_head.fpn_convs))]
-        return [*names, *(f"decode_head.{name}" for name in (*head, "fpn_bottleneck"))]
+        return [f"decode_head.{name}" for name in (*head, "fpn_bottleneck")]
 
 
 def resize(x: Tensor, size: Sequence[Size]) -> Tensor:
@@ -207,8 +207,7 @@ def folded(model: SegmentationModel) -> SegmentationModel:
         A new model in evaluation mode, whose configuration says ``folded``; the model itself if it
         is one already.
     """
-    settings = model.config.decoder
-    assert settings is not None
+    settings = model.settings
     if settings.folded:
         return model
     config = model.config.replace(

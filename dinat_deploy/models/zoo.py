@@ -16,7 +16,6 @@ from dinat_deploy.models.config import Architecture, Dilations, ModelConfig
 
 Schedule = Literal["classification", "detection", "ade20k", "mask2former"]
 SCHEDULES: tuple[Schedule, ...] = ("classification", "detection", "ade20k", "mask2former")
-ADE20K_CLASSES = 150
 
 
 @dataclass(frozen=True)
@@ -29,23 +28,6 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Segmenter:
-    """The published segmenter of a variant: UPerNet on ADE20K.
-
-    Attributes:
-        miou: in %, of single-scale and of multi-scale testing.
-        parameters_m: parameters (M), the auxiliary head included.
-        image_size: (height, width) in pixels of the crops that it was trained with.
-        checkpoint: file name of the weights, where it is known.
-    """
-
-    miou: tuple[float, float]
-    parameters_m: float
-    image_size: tuple[int, int] = (512, 512)
-    checkpoint: str | None = None
-
-
-@dataclass(frozen=True)
 class Variant:
     """A named model.
 
@@ -53,7 +35,6 @@ class Variant:
         config: its architecture and the settings of its published checkpoint.
         schedules: dilations that the published downstream models use in place of the
             configuration's own, by task.
-        segmenter: what was published of it as the backbone of UPerNet.
         crop_fraction: share of the resized short side that the evaluation crop keeps.
         checkpoint: file name of the original checkpoint.
         hub: Hugging Face repository of the same weights, where one is published.
@@ -66,7 +47,6 @@ class Variant:
     crop_fraction: float = 0.875
     hub: str | None = None
     schedules: dict[Schedule, Dilations] = field(default_factory=dict)
-    segmenter: Segmenter | None = None
 
 
 def parse_dilations(text: str) -> Dilations:
@@ -128,33 +108,6 @@ _S_LARGE: dict[Schedule, Dilations] = {
 }
 
 
-def _segmenter(name: str, miou: float, multi_scale: float, parameters_m: float) -> Segmenter:
-    # The paper trained the large ones with crops of 640 pixels.
-    side = 640 if name.endswith("large") else 512
-    checkpoint = f"upernet_{name}.pth" if name.startswith("dinat") else None
-    return Segmenter((miou, multi_scale), parameters_m, (side, side), checkpoint)
-
-
-_SEGMENTERS = {
-    name: _segmenter(name, *figures)
-    for name, figures in {
-        "nat_mini": (45.1, 46.4, 50),
-        "nat_tiny": (47.1, 48.4, 58),
-        "nat_small": (48.0, 49.5, 82),
-        "nat_base": (48.5, 49.7, 123),
-        "dinat_mini": (45.8, 47.2, 50),
-        "dinat_tiny": (47.8, 48.8, 58),
-        "dinat_small": (48.9, 49.9, 82),
-        "dinat_base": (49.6, 50.4, 123),
-        "dinat_large": (54.0, 54.9, 238),
-        "dinat_s_tiny": (46.0, 47.4, 60),
-        "dinat_s_small": (48.6, 49.9, 81),
-        "dinat_s_base": (49.4, 50.2, 121),
-        "dinat_s_large": (53.4, 54.6, 234),
-    }.items()
-}
-
-
 def _hierarchical(
     name: str,
     architecture: Architecture,
@@ -184,7 +137,6 @@ def _hierarchical(
         crop_fraction,
         hub,
         schedules or {},
-        _SEGMENTERS.get(name),
     )
 
 

@@ -30,12 +30,14 @@ from dinat_deploy.bundle import (
     model_digest,
     write_cases,
 )
+from dinat_deploy.detection_parity import align
 from dinat_deploy.errors import ConfigError, ExportError
 from dinat_deploy.exporter import DEFAULT_OPSET, ExportedGraph, to_onnx
 from dinat_deploy.files import whole_directory
 from dinat_deploy.graph import functions
 from dinat_deploy.graph.weights import parameters_in
 from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.decoders import MaskRCNN
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.models.weights import digest
 from dinat_deploy.parity import Errors, Tolerance, compare_all
@@ -131,6 +133,7 @@ def export(
         for note in source.notes:
             progress.note(note[0].upper() + note[1:] + ".")
         config = source.config
+        _check_detector(config, batch, dynamic)
         bounds = _size_bounds(config, size_range) if "size" in dynamic else None
         graph = _to_graph(source, batch, dynamic, bounds, opset, progress)
         shapes = _case_shapes(config, batch, dynamic, bounds)
@@ -142,7 +145,7 @@ def export(
         checked = None
         if verify:
             with progress.stage("Comparing ONNX Runtime with PyTorch"):
-                checked = _verify(partial / MODEL, cases, tolerance)
+                checked = _verify(partial / MODEL, cases, tolerance, config)
         if body == "none":
             with progress.stage("Stripping the operator's body"):
                 functions.strip_body(graph.model)
@@ -168,6 +171,17 @@ def _check_options(
         raise ConfigError(f"batch must be at least 1, not {batch}.")
     if size_range is not None and "size" not in dynamic:
         raise ConfigError("A size range needs a dynamic size.", "Add --dynamic size.")
+
+
+def _check_detector(config: ModelConfig, batch: int, dynamic: Sequence[str]) -> None:
+    """Detections of several images have no common shape, and proposals depend on the size."""
+    if not isinstance(config.decoder, MaskRCNN) or (batch == 1 and not dynamic):
+        return
+    asked = " and ".join(f"a dynamic {axis}" for axis in dynamic) or f"batch {batch}"
+    raise ConfigError(
+        f"Mask R-CNN takes one image of one size at a time, and {asked} was asked for.",
+        "Leave --batch and --dynamic out; --image-size sets the size.",
+    )
 
 
 def smallest_unpadded_size(config: ModelConfig) -> int:
@@ -308,11 +322,17 @@ def _record(source: ModelSource, shapes: Sequence[tuple[int, int, int, int]]) ->
     return cases
 
 
-def _verify(path: Path, cases: Sequence[Case], tolerance: Tolerance) -> Verification:
+def _verify(
+    path: Path, cases: Sequence[Case], tolerance: Tolerance, config: ModelConfig
+) -> Verification:
     session = OnnxRuntimeSession(path)
     worst: Errors | None = None
     for case in cases:
-        found = compare_all(case.outputs, session.run(case.inputs), list(case.outputs), tolerance)
+        expected, run = case.outputs, session.run(case.inputs)
+        if isinstance(config.decoder, MaskRCNN):
+            aligned = align(expected, run, config.decoder, tolerance)
+            expected, run = aligned.reference, aligned.candidate
+        found = compare_all(expected, run, list(expected), tolerance)
         for name, errors in found.items():
             if not errors.passed:
                 raise ExportError(
@@ -379,6 +399,8 @@ def _manifest(
         ),
         preprocessing=source.preprocessing,
         labels=source.labels,
+        palette=source.classes.palette if source.classes else None,
+        things=source.classes.things if source.classes else None,
         graph=info,
         taps=graph.taps,
         versions=_versions(),

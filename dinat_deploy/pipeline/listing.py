@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dinat_deploy.models.complexity import cost
+from dinat_deploy.models.presets import PUBLISHED, Published
 from dinat_deploy.models.zoo import VARIANTS, format_dilations
+
+__all__ = ["ModelRow", "Published", "list_models"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class ModelRow:
         parameters: counted, exact.
         macs: multiply-accumulates of one image at ``image_size``, counted.
         top1: published ImageNet-1k accuracy in %, None for ImageNet-22k heads.
-        miou: published mIoU in % of UPerNet on it, on ADE20K in single-scale tests; None without.
+        published: results of segmenters and detectors on it.
         dilations: of every layer, as ``--dilations`` takes them.
         schedules: further published dilation schedules.
         pretrained: whether ``--pretrained`` finds weights.
@@ -28,7 +31,6 @@ class ModelRow:
     parameters: int
     macs: int
     top1: float | None
-    miou: float | None
     image_size: tuple[int, int]
     kernel_size: int
     num_classes: int
@@ -36,6 +38,7 @@ class ModelRow:
     schedules: dict[str, str]
     pretrained: bool
     checkpoint: str
+    published: list[Published]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +56,6 @@ def list_models() -> list[ModelRow]:
                 parameters=counted.parameters,
                 macs=counted.macs,
                 top1=variant.published.top1,
-                miou=variant.segmenter.miou[0] if variant.segmenter else None,
                 image_size=config.image_size,
                 kernel_size=config.kernel_size,
                 num_classes=config.num_classes,
@@ -64,6 +66,7 @@ def list_models() -> list[ModelRow]:
                 },
                 pretrained=variant.hub is not None,
                 checkpoint=variant.checkpoint,
+                published=[entry for entry in PUBLISHED if entry.variant == variant.name],
             )
         )
     return rows

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dinat_deploy.errors import CheckpointError, ConfigError
-from dinat_deploy.models import hub, segmentation_checkpoints
+from dinat_deploy.models import hub
 from dinat_deploy.models.building import Model, for_inference
-from dinat_deploy.models.checkpoints import Checkpoint, read_checkpoint
-from dinat_deploy.models.config import Dilations, ModelConfig, UPerNet
+from dinat_deploy.models.checkpoints import Checkpoint, read_checkpoint, read_hugging_face
+from dinat_deploy.models.config import Dilations, ModelConfig
+from dinat_deploy.models.datasets import ClassTable, class_table
+from dinat_deploy.models.decoders import DecoderTask, UPerNet
+from dinat_deploy.models.families import FAMILIES
 from dinat_deploy.models.fitting import fit
 from dinat_deploy.models.labels import default_labels
 from dinat_deploy.models.model_card import ModelCard
 from dinat_deploy.models.preprocessing import Preprocessing
+from dinat_deploy.models.presets import choose_decoder, dataset_for, preset
 from dinat_deploy.models.weights import model_from_state, seeded_model
 from dinat_deploy.models.zoo import (
-    ADE20K_CLASSES,
     SCHEDULES,
     Variant,
     get_variant,
@@ -37,11 +40,15 @@ class ModelSource:
     name: str
     module: Model
     preprocessing: Preprocessing
-    labels: list[str] | None
+    classes: ClassTable | None
     weights_source: Literal["seeded", "checkpoint", "pretrained"]
     weights_origin: str
     seed: int | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str] | None:
+        return self.classes.labels if self.classes else None
 
     @property
     def config(self) -> ModelConfig:
@@ -61,11 +68,11 @@ def resolve(request: ModelRequest) -> ModelSource:
     config.check_image_size(config.image_size)
     name = variant.name if variant else request_name(request)
     preprocessing = _preprocessing(request, variant, checkpoint, card, config)
-    labels = _labels(request, checkpoint, card, config)
+    classes = _classes(request, checkpoint, card, config)
     if checkpoint is None:
         module = for_inference(seeded_model(config, request.seed))
         origin = f"made-up weights, seed {request.seed}"
-        return ModelSource(name, module, preprocessing, labels, "seeded", origin, request.seed)
+        return ModelSource(name, module, preprocessing, classes, "seeded", origin, request.seed)
     fitted = fit(checkpoint, config, resize_rpb=request.resize_rpb)
     notes = [*checkpoint.notes, *fitted.notes]
     left = checkpoint.ignored if config.decoder else [*checkpoint.ignored, *checkpoint.heads]
@@ -76,7 +83,7 @@ def resolve(request: ModelRequest) -> ModelSource:
         name,
         for_inference(model_from_state(config, fitted.state)),
         preprocessing,
-        labels,
+        classes,
         "pretrained" if request.pretrained else "checkpoint",
         (variant.hub or "") if request.pretrained and variant else checkpoint.path.name,
         notes=notes,
@@ -84,17 +91,31 @@ def resolve(request: ModelRequest) -> ModelSource:
 
 
 def _checkpoint(request: ModelRequest, variant: Variant | None) -> Checkpoint | None:
+    given = {
+        "--pretrained": request.pretrained,
+        "--checkpoint": request.checkpoint is not None,
+        "--hf": request.hf is not None,
+        "--model": request.hf is not None and variant is not None,
+    }
+    several = [option for option, used in given.items() if used]
+    if len(several) > 1:
+        why = " Its config.json says which model it is." if "--model" in several else ""
+        raise ConfigError(f"{several[0]} and {several[1]} exclude each other.{why}", "Drop one.")
+    # A directory that says itself what it is stays that under the default.
+    task = None if request.task == "classification" else request.task
     if request.pretrained:
-        if request.checkpoint is not None:
-            raise ConfigError("--pretrained and --checkpoint exclude each other.", "Drop one.")
         if variant is None:
             raise ConfigError(
                 "--pretrained needs to know which model.", "Name it, like --model dinat_tiny."
             )
         return read_checkpoint(hub.download(variant))
+    if request.hf is not None:
+        return read_hugging_face(request.hf, task=task, image_size=request.image_size)
     if request.checkpoint is None:
         return None
-    return read_checkpoint(request.checkpoint, prefer_ema=request.ema)
+    return read_checkpoint(
+        request.checkpoint, prefer_ema=request.ema, task=task, image_size=request.image_size
+    )
 
 
 def _card(path: str | Path | None) -> ModelCard | None:
@@ -129,7 +150,7 @@ def _config(
         )
     else:
         raise ConfigError(
-            "Which model?", "Name one (--model dinat_tiny), or pass --checkpoint or --config."
+            "Which model?", "Name one (--model dinat_tiny), or pass --checkpoint, --hf or --config."
         )
     changes: dict[str, Any] = {}
     for key in ("kernel_size", "depths", "num_heads", "num_classes", "image_size"):
@@ -142,39 +163,54 @@ def _config(
         # First, so that changed depths change the levels that are returned.
         config = config.replace(decoder=None, **changes)
         return config.backbone
-    if request.task == "semantic" and config.decoder is None:
-        changes = _segmenter(variant, checkpoint) | changes
+    if request.task != "classification" and config.decoder is None:
+        changes = _headed(request, request.task, variant, checkpoint) | changes
     config = config.replace(**changes) if changes else config
+    if request.task not in ("classification", config.task):
+        config = _with_task(config, request.task)
     if request.full_size:
-        if config.decoder is None:
-            raise ConfigError(
-                "--full-size is about the logits of a segmenter.", "Add --task semantic."
-            )
+        if not isinstance(config.decoder, UPerNet):
+            raise ConfigError("--full-size is about the logits of UPerNet.", "Add --task semantic.")
         config = config.replace(decoder=config.decoder.model_copy(update={"full_size": True}))
     return config
 
 
-def _segmenter(variant: Variant | None, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """What makes a configuration that of a segmenter: its decoder, as the checkpoint has it or else
-    as published, and the published settings of the variant."""
-    changes: dict[str, Any] = {"decoder": UPerNet(), "num_classes": ADE20K_CLASSES}
-    if variant is not None and "ade20k" in variant.schedules:
-        changes["dilations"] = variant.schedules["ade20k"]
-    if variant is not None and variant.segmenter is not None:
-        changes["image_size"] = variant.segmenter.image_size
+def _headed(
+    request: ModelRequest,
+    task: DecoderTask,
+    variant: Variant | None,
+    checkpoint: Checkpoint | None,
+) -> dict[str, Any]:
+    """What makes a configuration that of a segmenter or detector: its decoder, as the checkpoint
+    has it or else as published, and the published settings of the variant."""
+    decoder = choose_decoder(request.decoder, task)
+    dataset = dataset_for(decoder, task, request.dataset)
+    changes = preset(variant, decoder, task, dataset)
+    if request.depths is not None:
+        changes.pop("dilations", None)  # of layers that the model does not have
     if checkpoint is not None:
-        found = segmentation_checkpoints.settings_of(checkpoint.heads)
+        family = FAMILIES[changes["decoder"].type]
+        found = family.settings_of(checkpoint.heads, task)
         if found is None:
             raise CheckpointError(
-                f"{checkpoint.path} holds no UPerNet decode head (decode_head.psp_modules, "
-                "decode_head.lateral_convs, ...).",
-                "Pass the checkpoint of a segmenter, or none for random weights; or export "
-                "with --task backbone.",
+                f"{checkpoint.path} holds no {family.title}.",
+                "Pass the checkpoint of such a model, or none for random weights; name another "
+                "one with --decoder; or export with --task backbone.",
             )
-        changes |= {"decoder": found}
-        classes = segmentation_checkpoints.num_classes_of(checkpoint.heads)
+        changes["decoder"] = found
+        classes = family.num_classes_of(checkpoint.heads)
         changes |= {} if classes is None else {"num_classes": classes}
     return changes
+
+
+def _with_task(config: ModelConfig, task: str) -> ModelConfig:
+    """The same model, its answers put together for another task, if it can do that."""
+    decoder = config.decoder
+    if decoder is None or "task" not in type(decoder).model_fields:
+        raise ConfigError(
+            f"The model is for {config.task}, not {task}.", f"Use --task {config.task}."
+        )
+    return config.replace(decoder=decoder.model_copy(update={"task": task}))
 
 
 def _dilations(request: ModelRequest, variant: Variant | None) -> Dilations:
@@ -206,9 +242,13 @@ def _preprocessing(
     # Published accuracies were measured with the crop of the variant, not with the direct resize
     # that the files on the hub describe.
     if known is None and config.decoder is not None:
-        # mmsegmentation's test: the short side as long as the crops in training were, bilinear.
+        # UPerNet as mmsegmentation tests it: the short side as long as the crops in training were.
+        # The others see the whole picture.
         known = Preprocessing(
-            resize=config.image_size, crop=config.image_size, interpolation="bilinear"
+            resize_mode="cover" if isinstance(config.decoder, UPerNet) else "contain",
+            resize=config.image_size,
+            crop=config.image_size,
+            interpolation="bilinear",
         )
     chosen = known or Preprocessing.for_evaluation(config.image_size, fraction)
     if len(chosen.mean) != config.in_channels or len(chosen.std) != config.in_channels:
@@ -220,28 +260,60 @@ def _preprocessing(
     return chosen.with_crop(config.image_size)
 
 
-def _labels(
+def _classes(
     request: ModelRequest,
     checkpoint: Checkpoint | None,
     card: ModelCard | None,
     config: ModelConfig,
-) -> list[str] | None:
+) -> ClassTable | None:
+    """Names, colours and countability of the classes, as far as they are known."""
     if config.is_backbone or not config.num_classes:
         return None
-    if request.labels is not None:
-        try:
-            text = Path(request.labels).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{request.labels} is not readable: {error}.") from None
-        labels = [line.strip() for line in text.splitlines() if line.strip()]
-        if len(labels) != config.num_classes:
-            raise ConfigError(
-                f"{request.labels} has {len(labels)} labels, the model {config.num_classes} "
-                "classes.",
-                "Write one class name per line.",
-            )
-        return labels
+    table = _published_classes(request, config)
+    if request.dataset and table is not None and len(table.labels) != config.num_classes:
+        raise ConfigError(
+            f"{request.dataset} has {len(table.labels)} classes for {config.task}, the model "
+            f"{config.num_classes}.",
+            "Drop --dataset, or name the one that the model was trained on.",
+        )
+    labels = _labels(request, config)
     for known in (card.labels if card else None, checkpoint.labels if checkpoint else None):
-        if known and len(known) == config.num_classes:
-            return known
-    return default_labels(config.num_classes) if config.is_classifier else None
+        if labels is None and known and len(known) == config.num_classes:
+            labels = known
+    if table is not None and labels in (None, table.labels):
+        return table if len(table.labels) == config.num_classes else None
+    labels = labels or (default_labels(config.num_classes) if config.is_classifier else None)
+    things = (checkpoint.things if checkpoint else None) or []
+    return None if labels is None else ClassTable(labels, [], things)
+
+
+def _published_classes(request: ModelRequest, config: ModelConfig) -> ClassTable | None:
+    """Those of the data set that is asked for, or that a published model is for."""
+    if config.decoder is None:
+        return None
+    name, task = request.dataset, config.decoder.task
+    if name is None and request.model is not None:
+        name = dataset_for(choose_decoder(request.decoder, task), task, None)
+    if name is None:
+        return None
+    # A model for things and stuff is one for things as well.
+    tables = [class_table(name, task), class_table(name, "panoptic")]
+    fitting = [table for table in tables if len(table.labels) == config.num_classes]
+    return fitting[0] if fitting else tables[0]
+
+
+def _labels(request: ModelRequest, config: ModelConfig) -> list[str] | None:
+    """The names in the file of ``--labels``, if there is one."""
+    if request.labels is None:
+        return None
+    try:
+        text = Path(request.labels).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{request.labels} is not readable: {error}.") from None
+    labels = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(labels) != config.num_classes:
+        raise ConfigError(
+            f"{request.labels} has {len(labels)} labels, the model {config.num_classes} classes.",
+            "Write one class name per line.",
+        )
+    return labels

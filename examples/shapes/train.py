@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinat_deploy.evaluation.metrics import SegmentationCounter
-from dinat_deploy.models.config import ModelConfig, UPerNet
+from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.decoders import UPerNet
 from dinat_deploy.models.model_card import save_model
 from dinat_deploy.models.upernet import SegmentationModel, resize
 

@@ -88,6 +88,38 @@ def test_stretching_ignores_the_aspect_ratio() -> None:
     assert settings(picture(500, 100)).shape == (3, 40, 60)
 
 
+@given(st.integers(1, 900), st.integers(1, 900), st.integers(16, 300), st.integers(16, 300))
+def test_any_picture_is_contained_in_any_crop(
+    width: int, height: int, rows: int, columns: int
+) -> None:
+    settings = Preprocessing(resize_mode="contain", resize=(1, 1), crop=(rows, columns))
+    (wide, tall), box = settings.geometry((width, height))
+    assert box == (0, 0, columns, rows)
+    assert 1 <= wide <= columns
+    assert 1 <= tall <= rows
+    # One side is exact, so nothing is made smaller than needed.
+    assert wide == columns or tall == rows
+    # The aspect ratio is kept to within a pixel.
+    assert abs(wide - width * min(rows / height, columns / width)) <= 1
+    assert abs(tall - height * min(rows / height, columns / width)) <= 1
+
+
+def test_a_contained_picture_is_filled_up_with_the_mean() -> None:
+    settings = Preprocessing(resize_mode="contain", resize=(64, 64), crop=(64, 64))
+    found = settings.pixels(picture(200, 100))
+    assert np.array_equal(
+        found[:, :32].transpose(1, 2, 0),
+        np.asarray(picture(200, 100).resize((64, 32), Image.Resampling.BICUBIC)),
+    )
+    assert (found[:, 32:] == np.array([124, 116, 104]).reshape(3, 1, 1)).all()
+    assert np.abs(settings(picture(200, 100))[:, 32:]).max() < 0.01
+    tall = settings.pixels(picture(100, 200))
+    assert (tall[:, :, 32:] == found[:, 32:].transpose(0, 2, 1)).all()
+    assert np.array_equal(settings.mean_pixels((32, 64)), found[:, 32:])
+    grey = settings.model_copy(update={"mean": (0.5,), "std": (0.5,)})
+    assert (grey.pixels(picture(200, 100))[:, 32:] == 128).all()
+
+
 def test_another_crop_keeps_the_proportion_of_the_resize() -> None:
     assert EVALUATION.with_crop((448, 448)).resize == (512, 512)
     assert EVALUATION.with_crop((224, 224)) is EVALUATION

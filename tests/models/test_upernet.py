@@ -21,14 +21,16 @@ from dinat_deploy.errors import CheckpointError, ConfigError
 from dinat_deploy.models.building import build, for_inference
 from dinat_deploy.models.checkpoints import read_checkpoint
 from dinat_deploy.models.complexity import cost, parameter_count
-from dinat_deploy.models.config import ModelConfig, UPerNet
+from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.decoders import UPerNet
 from dinat_deploy.models.fitting import fit
 from dinat_deploy.models.model import DinatModel
 from dinat_deploy.models.model_card import save_model
+from dinat_deploy.models.presets import PUBLISHED, Published
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.models.upernet import SegmentationModel, averaging, folded
 from dinat_deploy.models.weights import model_from_state, seeded_model
-from dinat_deploy.models.zoo import VARIANTS, get_variant
+from dinat_deploy.models.zoo import get_variant
 from dinat_deploy.pipeline.exporting import ExportReport, export
 from dinat_deploy.pipeline.inferring import infer
 from dinat_deploy.pipeline.requests import ModelRequest
@@ -96,15 +98,18 @@ def test_heads_compute_what_those_of_transformers_do() -> None:
             assert torch.allclose(found, module.eval()(features), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.segmenter])
-def test_segmenters_have_the_published_size_and_cost(name: str) -> None:
-    variant = get_variant(name)
-    assert variant.segmenter is not None
-    config = variant.config.replace(decoder=UPerNet(), num_classes=150)
+@pytest.mark.parametrize(
+    "entry",
+    [entry for entry in PUBLISHED if entry.decoder == "upernet"],
+    ids=lambda each: each.variant,
+)
+def test_segmenters_have_the_published_size_and_cost(entry: Published) -> None:
+    name = entry.variant
+    config = get_variant(name).config.replace(decoder=UPerNet(), num_classes=150)
     with torch.device("meta"):
         counted = sum(parameter.numel() for parameter in build(config).parameters())
     assert counted == parameter_count(config)
-    assert round(counted / 1e6) == variant.segmenter.parameters_m
+    assert round(counted / 1e6) == entry.parameters_m
     # G of multiply-accumulates in the papers, which also count normalizations.
     published = {
         "dinat_mini": 900, "nat_mini": 900, "dinat_tiny": 934, "nat_tiny": 934, "dinat_small": 1010,
@@ -175,7 +180,7 @@ def test_every_weight_matters_in_seeded_segmenters() -> None:
         ({"decoder": {"auxiliary_level": 3}}, r"auxiliary_level 3 must lie in 0..2"),
         ({"decoder": {"folded": True}}, "has no auxiliary_channels"),
         ({"decoder": {"pool_scales": [1, 0]}}, r"pool_scales \(1, 0\) must be positive"),
-        ({"decoder": {"type": "fpn"}}, "decoder.type"),
+        ({"decoder": {"type": "fpn"}}, "decoder: type must be upernet, mask2former"),
         ({"depths": (1,), "num_heads": (1,)}, "needs the features of two levels or more"),
     ],
 )
@@ -322,7 +327,7 @@ def test_segmenters_that_do_not_fit_are_refused_with_the_reason(
 
 
 def test_full_size_is_for_segmenters(tiny_json: Path) -> None:
-    with pytest.raises(ConfigError, match="--full-size is about the logits of a segmenter"):
+    with pytest.raises(ConfigError, match="--full-size is about the logits of UPerNet"):
         resolve(ModelRequest(config=tiny_json, full_size=True))
 
 
