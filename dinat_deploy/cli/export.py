@@ -45,7 +45,8 @@ def export(
 
     \b
     dinat-deploy export --model dinat_tiny --checkpoint dinat_tiny_in1k_224.pth
-    dinat-deploy export --checkpoint my_huggingface_dinat/ --dynamic batch
+    dinat-deploy export --hf my_huggingface_dinat/ --dynamic batch
+    dinat-deploy export --hf oneformer_ade20k_dinat_large/ --task semantic
     dinat-deploy export --model dinat_base --task backbone --dilations detection \\
         --image-size 800x1216
     """

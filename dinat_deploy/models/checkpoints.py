@@ -8,7 +8,6 @@ Nothing is ever unpickled that could run code.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,15 @@ import torch
 from torch import Tensor
 
 from dinat_deploy.errors import CheckpointError
-from dinat_deploy.models import huggingface, segmentation_checkpoints
+from dinat_deploy.models import (
+    families,
+    huggingface,
+    huggingface_directory,
+    segmentation_checkpoints,
+)
 from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.decoders import Task
+from dinat_deploy.models.json_file import read_json
 from dinat_deploy.models.model_card import MODEL_CARD, ModelCard
 from dinat_deploy.models.preprocessing import Preprocessing
 
@@ -40,10 +46,12 @@ class Checkpoint:
     Attributes:
         path: where it was read.
         tensors: weights of the encoder (and head) by original name, on the CPU.
-        heads: weights of a segmenter's heads by mmsegmentation's names.
-        ignored: names in the file that belong to neither (a detector's head, say).
+        heads: weights of the head of a segmenter or detector, by the names of the code base that
+            trained it (:mod:`dinat_deploy.models.families`).
+        ignored: names in the file that belong to neither.
         notes: choices made while reading, for the user to know.
-        config, labels, preprocessing: what a directory says beside the weights.
+        config, labels, things, preprocessing: what a directory says beside the weights; things are
+            the numbers of the classes whose instances are counted.
     """
 
     path: Path
@@ -53,21 +61,30 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
     config: ModelConfig | None = None
     labels: list[str] | None = None
+    things: list[int] | None = None
     preprocessing: Preprocessing | None = None
 
 
-def read_checkpoint(path: str | Path, *, prefer_ema: bool = True) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path,
+    *,
+    prefer_ema: bool = True,
+    task: Task | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Checkpoint:
     """Read a checkpoint file or directory.
 
     Args:
         prefer_ema: take the exponential moving average where the file has both.
+        task: what the model of a directory of transformers is wanted for; None for what it is.
+        image_size: (height, width) of its input; None for what the directory says.
 
     Raises:
         CheckpointError: missing, truncated, unsafe, or of another kind of model.
     """
     path = Path(path)
     if path.is_dir():
-        return _read_directory(path)
+        return _read_directory(path, task, image_size)
     content = _load_file(path)
     notes: list[str] = []
     checkpoint = Checkpoint(path, {}, notes=notes)
@@ -76,46 +93,78 @@ def read_checkpoint(path: str | Path, *, prefer_ema: bool = True) -> Checkpoint:
     return checkpoint
 
 
-def _read_directory(path: Path) -> Checkpoint:
-    card = path / MODEL_CARD
-    data = _read_json(card, missing="A model directory holds config.json beside its weights.")
-    checkpoint = Checkpoint(path, {})
-    if ModelCard.is_card(data):
-        own = ModelCard.parse(data, str(card))
-        checkpoint.config, checkpoint.labels = own.config, own.labels
-        checkpoint.preprocessing = own.preprocessing
-    elif huggingface.is_config(data):
-        checkpoint.config = huggingface.parse_config(data)
-        checkpoint.labels = huggingface.labels_of(data)
-        preprocessor = path / "preprocessor_config.json"
-        if preprocessor.exists():
-            found = _read_json(preprocessor)
-            checkpoint.preprocessing = huggingface.parse_preprocessor(found)
-            size = checkpoint.preprocessing.crop
-            checkpoint.config = checkpoint.config.replace(image_size=size)
-    else:
+def read_hugging_face(
+    path: str | Path, *, task: Task | None = None, image_size: tuple[int, int] | None = None
+) -> Checkpoint:
+    """:func:`read_checkpoint` for what must be a directory of transformers.
+
+    Raises:
+        CheckpointError: it is none, or of a model that is not supported; or as
+            :func:`read_checkpoint`.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        what = "a file" if path.exists() else "not there"
         raise CheckpointError(
-            f"{card} is of model type {data.get('model_type')!r}; expected dinat or nat.",
-            "Pass a directory of a Dinat or Nat classifier or backbone.",
+            f"--hf takes a directory that transformers saved, and {path} is {what}.",
+            "Pass one with config.json in it; files of weights go to --checkpoint.",
         )
+    data = _read_card(path)
+    if ModelCard.is_card(data):
+        raise CheckpointError(
+            f"{path} was saved by dinat_deploy, not by transformers.", "Use --checkpoint."
+        )
+    return _read_transformers(path, data, task, image_size)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    return read_json(
+        path / MODEL_CARD, missing="A model directory holds config.json beside its weights."
+    )
+
+
+def _read_directory(
+    path: Path, task: Task | None, image_size: tuple[int, int] | None
+) -> Checkpoint:
+    data = _read_card(path)
+    if not ModelCard.is_card(data):
+        return _read_transformers(path, data, task, image_size)
+    own = ModelCard.parse(data, str(path / MODEL_CARD))
+    checkpoint = Checkpoint(path, {}, config=own.config, labels=own.labels)
+    checkpoint.preprocessing = own.preprocessing
     _take(checkpoint, _load_shards(path))
-    head = checkpoint.tensors.get("head.weight")
-    if head is not None and checkpoint.config.is_classifier:
-        # transformers leaves the number of labels out of config.json when it is the default.
-        checkpoint.config = checkpoint.config.replace(num_classes=int(head.shape[0]))
     return checkpoint
 
 
-def _read_json(path: Path, missing: str = "") -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"There is no {path}.", missing) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}.") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object.")
-    return data
+def _read_transformers(
+    path: Path, data: dict[str, Any], task: Task | None, image_size: tuple[int, int] | None
+) -> Checkpoint:
+    if not huggingface_directory.is_config(data):
+        raise CheckpointError(
+            f"{path / MODEL_CARD} is of model type {data.get('model_type')!r}; expected "
+            "dinat or nat, or upernet, mask2former or oneformer on one.",
+            "Pass the directory of such a model, as save_pretrained of transformers writes it.",
+        )
+    found = huggingface_directory.describe(path, data, task, image_size)
+    tensors = _load_shards(path)
+    encoder, heads, ignored = huggingface_directory.sort(tensors, data, found.config)
+    checkpoint = Checkpoint(path, encoder, heads, ignored, found.notes)
+    checkpoint.labels, checkpoint.things = found.labels, found.things
+    checkpoint.preprocessing = found.preprocessing
+    # transformers leaves the number of labels out of config.json when it is the default.
+    classes = _classes_in(checkpoint, found.config)
+    checkpoint.config = (
+        found.config if classes is None else found.config.replace(num_classes=classes)
+    )
+    return checkpoint
+
+
+def _classes_in(checkpoint: Checkpoint, config: ModelConfig) -> int | None:
+    """Classes that the weights tell apart, None if they do not say."""
+    if config.decoder is not None:
+        return families.FAMILIES[config.decoder.type].num_classes_of(checkpoint.heads)
+    weight = checkpoint.tensors.get("head.weight")
+    return int(weight.shape[0]) if weight is not None and config.is_classifier else None
 
 
 def _load_shards(directory: Path) -> dict[str, Tensor]:
@@ -126,7 +175,7 @@ def _load_shards(directory: Path) -> dict[str, Tensor]:
         index = directory / f"{name}.index.json"
         if not index.exists():
             continue
-        table = _read_json(index).get("weight_map")
+        table = read_json(index).get("weight_map")
         if not isinstance(table, dict):
             raise CheckpointError(f"{index} has no weight_map.", "Download the model again.")
         tensors: dict[str, Tensor] = {}
@@ -212,12 +261,8 @@ def _as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _take(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
     """Sort the tensors of a file into a checkpoint, under the names of the original code."""
-    theirs = huggingface.prefix_of(tensors)
-    if theirs is not None:
-        renamed = huggingface.to_original_names(tensors, theirs)
-        ours = ("patch_embed.", "levels.", "norm", "head.")
-        checkpoint.tensors = {n: tensor for n, tensor in renamed.items() if n.startswith(ours)}
-        checkpoint.ignored = [name for name in renamed if name not in checkpoint.tensors]
+    if huggingface.prefix_of(tensors) is not None:
+        checkpoint.tensors, _, checkpoint.ignored = huggingface_directory.sort_encoder(tensors)
         return
     prefixes = [name[: -len(stem)] for name in tensors for stem in _STEMS if name.endswith(stem)]
     if not prefixes:
@@ -231,8 +276,8 @@ def _take(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
     checkpoint.tensors = {
         name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }
-    checkpoint.heads = segmentation_checkpoints.heads_of(tensors, prefix)
-    outer = prefix.removesuffix(segmentation_checkpoints.BACKBONE)
+    checkpoint.heads = families.heads_of(tensors, prefix)
+    outer = prefix.removesuffix(families.BACKBONE)
     checkpoint.ignored = [
         name
         for name in tensors

@@ -1,34 +1,37 @@
-"""Hugging Face ``Dinat`` / ``Nat`` models: configuration, preprocessing and weight names.
+"""Hugging Face ``Dinat`` / ``Nat`` models: configuration, labels and weight names.
 
 Only plain data is read here (``config.json``, tensor names); transformers itself is not needed.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dinat_deploy.errors import CheckpointError
 from dinat_deploy.models.config import ModelConfig
-from dinat_deploy.models.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Interpolation,
-    Preprocessing,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PREPROCESS_YOURSELF = "Remove the file, and give the preprocessing in a model card with --config."
-_MODEL_TYPES = ("dinat", "nat")
+MODEL_TYPES = ("dinat", "nat")
 _EMBEDDING = "embeddings.patch_embeddings.projection.0.weight"
-_PIL_FILTERS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 # Settings of transformers that the published models, and ours, have fixed.
-_FIXED: dict[str, Any] = {"patch_size": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
+_FIXED: dict[str, Any] = {
+    "patch_size": 4,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "qkv_bias": True,
+}
+# Of DinatConfig, for those inside others, of which 4.x saves only what is unusual.
+_USUAL: dict[str, Any] = {
+    "embed_dim": 64,
+    "depths": (3, 4, 6, 5),
+    "num_heads": (2, 4, 8, 16),
+}
+_USUAL_DILATIONS = ((1, 8, 1), (1, 4, 1, 4), (1, 2, 1, 2, 1, 2), (1, 1, 1, 1, 1))
 
 # (pattern, replacement) on names without the class prefix, tried in order.
 _RENAMES: tuple[tuple[str, str], ...] = (
@@ -112,7 +115,44 @@ def _rename(name: str) -> str:
 
 
 def is_config(data: Mapping[str, Any]) -> bool:
-    return data.get("model_type") in _MODEL_TYPES
+    return data.get("model_type") in MODEL_TYPES
+
+
+def architecture_of(data: Mapping[str, Any]) -> str:
+    """The class that saved a directory, or as long as nobody says so the type of the model."""
+    named = data.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else str(data.get("model_type"))
+
+
+def backbone_of(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The backbone's part of a segmenter's ``config.json``.
+
+    Raises:
+        CheckpointError: it is of another kind than Dinat or Nat, or not in the file.
+    """
+    inner = data.get("backbone_config")
+    if isinstance(inner, Mapping) and is_config(inner):
+        return _USUAL | dict(inner)
+    kind = inner.get("model_type") if isinstance(inner, Mapping) else data.get("backbone")
+    raise CheckpointError(
+        f"config.json describes a {architecture_of(data)} on the backbone {kind or 'of its own'}; "
+        "dinat or nat is needed.",
+        "Models on other backbones have no neighborhood attention: transformers or optimum "
+        "exports them.",
+    )
+
+
+def levels_of(data: Mapping[str, Any]) -> tuple[int, ...]:
+    """The levels, from 0, whose features a backbone's configuration asks for.
+
+    The output of the tokenizer (``stem``) is none of them.
+    """
+    depth = len(data["depths"])
+    stages = data.get("out_features")
+    if not stages:
+        indices = data.get("out_indices") or [depth]
+        return tuple(sorted(i % (depth + 1) - 1 for i in indices if i % (depth + 1)))
+    return tuple(int(str(name)[len("stage") :]) - 1 for name in stages if name != "stem")
 
 
 def parse_config(data: Mapping[str, Any]) -> ModelConfig:
@@ -132,7 +172,7 @@ def parse_config(data: Mapping[str, Any]) -> ModelConfig:
             "depths": depths,
             "num_heads": heads,
             "kernel_size": data.get("kernel_size", 7),
-            "dilations": tuple(tuple(level) for level in data.get("dilations") or ()),
+            "dilations": _dilations(data),
             "mlp_ratio": data.get("mlp_ratio", 3.0),
             "layer_scale": data.get("layer_scale_init_value") or None,
             "drop_path_rate": data.get("drop_path_rate", 0.0),
@@ -150,12 +190,20 @@ def parse_config(data: Mapping[str, Any]) -> ModelConfig:
                 f"config.json asks for {name} {asked}; only {fixed} is supported.",
                 "No published Dinat or Nat model has another one.",
             )
-    if any("Backbone" in name for name in data.get("architectures") or ()):
-        stages = data.get("out_features") or [f"stage{len(depths)}"]
-        fields["out_levels"] = tuple(
-            int(name.removeprefix("stage")) - 1 for name in stages if name.startswith("stage")
-        )
+    architecture = architecture_of(data)
+    if "Backbone" in architecture:
+        fields["out_levels"] = levels_of(data)
+    elif architecture.endswith("Model"):  # without a classifier
+        fields["num_classes"] = 0
     return ModelConfig.parse(fields)
+
+
+def _dilations(data: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    listed = data.get("dilations")
+    if not listed:
+        usual = tuple(data["depths"]) == _USUAL["depths"] and data.get("model_type") == "dinat"
+        return _USUAL_DILATIONS if usual else ()
+    return tuple(tuple(level) for level in listed)
 
 
 def labels_of(data: Mapping[str, Any]) -> list[str] | None:
@@ -168,54 +216,3 @@ def labels_of(data: Mapping[str, Any]) -> list[str] | None:
     except ValueError:
         return None
     return None if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
-
-
-def parse_preprocessor(data: Mapping[str, Any]) -> Preprocessing:
-    """A ``preprocessor_config.json`` of transformers as our preprocessing.
-
-    Raises:
-        CheckpointError: it does something that our preprocessing cannot express, or is not valid.
-    """
-    factor = data.get("rescale_factor", 1 / 255)
-    if not data.get("do_rescale", True) or not math.isclose(factor, 1 / 255, rel_tol=1e-3):
-        raise CheckpointError(
-            "preprocessor_config.json does not scale pixels to 0..1.", _PREPROCESS_YOURSELF
-        )
-    resample = data.get("resample", 3)
-    if resample not in _PIL_FILTERS:
-        raise CheckpointError(
-            f"preprocessor_config.json resizes with filter {resample!r} of Pillow; "
-            f"{', '.join(_PIL_FILTERS.values())} are supported.",
-            _PREPROCESS_YOURSELF,
-        )
-    try:
-        return _preprocessing(data, _PIL_FILTERS[resample])
-    except (KeyError, TypeError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(
-            f"preprocessor_config.json is not valid: {first}.", _PREPROCESS_YOURSELF
-        ) from None
-
-
-def _preprocessing(data: Mapping[str, Any], interpolation: Interpolation) -> Preprocessing:
-    size = data.get("size", 224)
-    keeps_ratio = isinstance(size, Mapping) and "shortest_edge" in size
-    resize = _extent({"height": size["shortest_edge"]} if keeps_ratio else size)
-    crop = _extent(data["crop_size"]) if data.get("do_center_crop") else resize
-    normalizes = data.get("do_normalize", True)
-    return Preprocessing(
-        resize_mode="cover" if keeps_ratio else "stretch",
-        resize=resize,
-        crop=crop,
-        interpolation=interpolation,
-        mean=tuple(data.get("image_mean", IMAGENET_MEAN)) if normalizes else (0.0, 0.0, 0.0),
-        std=tuple(data.get("image_std", IMAGENET_STD)) if normalizes else (1.0, 1.0, 1.0),
-    )
-
-
-def _extent(size: Any) -> tuple[int, int]:
-    """(height, width) of a number, or of a mapping of them."""
-    if isinstance(size, Mapping):
-        height = int(size["height"])
-        return height, int(size.get("width", height))
-    return int(size), int(size)

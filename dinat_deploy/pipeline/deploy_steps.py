@@ -104,7 +104,8 @@ class Export:
     slot = "export"
 
     def __init__(self, bundle: Path, request: ModelRequest, options: Mapping[str, Any]) -> None:
-        self.purpose = f"export {request.model or request.checkpoint or request.config} to {bundle}"
+        what = request.model or request.checkpoint or request.hf or request.config
+        self.purpose = f"export {what} to {bundle}"
         self._bundle, self._request, self._options = bundle, request, options
 
     def key(self) -> str:

@@ -248,11 +248,12 @@ def test_mmdetection_style_files_give_the_backbone_and_name_the_rest(tmp_path: P
     shapes = upstream.original_shapes(64, (3, 4, 18, 5), (2, 4, 8, 16), classes=None, norms=True)
     weights = upstream.drawn(shapes)
     content = {f"backbone.{name}": tensor for name, tensor in weights.items()}
-    content |= {"neck.lateral_convs.0.conv.weight": torch.zeros(2), "rpn_head.bias": torch.zeros(1)}
+    content |= {"neck.lateral_convs.0.conv.weight": torch.zeros(2), "ema_step": torch.zeros(1)}
     path = tmp_path / "maskrcnn_dinat_tiny.pth"
     torch.save({"meta": {"epoch": 36}, "state_dict": content}, path)
     checkpoint = read_checkpoint(path)
-    assert sorted(checkpoint.ignored) == ["neck.lateral_convs.0.conv.weight", "rpn_head.bias"]
+    assert list(checkpoint.heads) == ["neck.lateral_convs.0.conv.weight"]
+    assert checkpoint.ignored == ["ema_step"]
     config = with_schedule(get_variant("dinat_tiny"), "detection").replace(out_levels=(0, 1, 2, 3))
     state = fit(checkpoint, config).state
     assert all(torch.equal(state[name], weights[name]) for name in weights)
