@@ -30,6 +30,7 @@ from dinat_deploy.pipeline.conversion_report import ConvertReport
 from dinat_deploy.pipeline.conversion_writing import IoType
 from dinat_deploy.pipeline.converting import bundle_to_convert, convert
 from dinat_deploy.pipeline.quantizing import QuantizeOptions, quantizable_tensors, ranges_of
+from dinat_deploy.pipeline.scored_models import check_scored
 from dinat_deploy.progress import Progress, Silent
 
 CACHE = "calibration.cache"
@@ -106,11 +107,13 @@ def calibrate(
         DataError: there are no images, or one cannot be used.
         ConversionError: the model is not float32, or computes values that are not finite.
         BundleError: the bundle was changed after export, or nothing was recorded before.
-        ConfigError: an option has an impossible value.
+        ConfigError: an option has an impossible value, or the model is none of those that can be
+            quantized.
         OutputError: the bundle cannot be written to.
     """
     progress = progress or Silent()
     opened = bundle_to_convert(Path(bundle))
+    check_scored(opened.manifest.config, bundle, "calibrate")
     # What can be wrong shows before an hour of recording.
     if tensorrt_cache is not None:
         version_number(tensorrt_cache)

@@ -21,6 +21,7 @@ from dinat_deploy.evaluation.metrics import ClassificationCounter, Counter, Segm
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact
 from dinat_deploy.pipeline.evaluation_simulation import open_simulated
 from dinat_deploy.pipeline.pixels import pixels_of
+from dinat_deploy.pipeline.scored_models import check_scored
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -179,6 +180,7 @@ class _Model:
             )
         self._artefact = artefact
         self._input = artefact.image_input
+        check_scored(artefact.model_config, self.name, "evaluate")
         if len(artefact.outputs) != 1:
             raise ConfigError(
                 f"{self.name} is neither a classifier nor a segmenter: its outputs are "

@@ -25,6 +25,7 @@ from dinat_deploy.errors import ConfigError
 from dinat_deploy.files import refuse_to_replace, scratch_directory
 from dinat_deploy.graph.formats import QUANTIZED_FORMATS
 from dinat_deploy.pipeline.quantizing import QuantizeOptions
+from dinat_deploy.pipeline.scored_models import check_scored
 from dinat_deploy.pipeline.sensitivity_report import (
     Effect,
     SearchReport,
@@ -127,6 +128,7 @@ def sensitivity(
     if place is not None:
         refuse_to_replace(place, replaceable)
     opened = open_bundle(bundle)
+    check_scored(opened.manifest.config, bundle, "sensitivity")
     options = options or QuantizeOptions()
     _check_options(options, precision)
     with progress.stage("Checking the bundle"):

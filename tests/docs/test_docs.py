@@ -30,6 +30,8 @@ ELSEWHERE = (
     "pip install", "python -m pytest", "python benchmarks/", "dinat-deploy plugin build", "cmake ",
     "ctest ",
 )  # fmt: skip
+# Run in less time than as written: lines that begin so get these words as well.
+SHORTER = {"python examples/shapes/train.py": "--scenes 16 --epochs 1"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -38,7 +40,14 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     lines = [line for block in blocks(page, "bash") for line in block.splitlines() if line.strip()]
-    return [line for line in lines if not line.startswith(ELSEWHERE)]
+    return [shorter(line) for line in lines if not line.startswith(ELSEWHERE)]
+
+
+def shorter(line: str) -> str:
+    for begin, words in SHORTER.items():
+        if line.startswith(begin):
+            return f"{line} {words}"
+    return line
 
 
 @pytest.fixture(scope="module")

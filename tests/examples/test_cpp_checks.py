@@ -235,7 +235,7 @@ def test_a_plan_in_an_engine_is_checked_like_its_engine(site: MakeSite) -> None:
         ("engine.json", '{"format_version": 1}', "key 'runtime' not found"),
         ("engine.json", "[" * 100_000, "is not valid"),
         ("engine.json", "\xff\xfe", "is not valid"),
-        ("model.json", '{"format_version": 2}', "model.json has format 2"),
+        ("model.json", '{"format_version": 5}', "has format 5; this program reads up to 4"),
         ("model.json", "[]", "model.json is not valid"),
     ],
 )
@@ -254,6 +254,7 @@ def test_manifests_that_are_none(site: MakeSite, file: str, content: str, words:
         ("mean", [0.1, 0.1, 0.1, 0.1], "has a preprocessing for 4 channels"),
         ("interpolation", "hamming", "The interpolation hamming is unknown"),
         ("resize", "all", "model.json is not valid"),
+        ("resize_mode", "shrink", "The resize mode shrink is unknown"),
     ],
 )
 def test_preprocessing_that_this_program_cannot_do(

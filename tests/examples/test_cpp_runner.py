@@ -261,6 +261,8 @@ def test_files_that_do_not_fit_together(site: MakeSite, tmp_path: Path) -> None:
     assert "names 2 classes, and the engine has 7" in few.refused(picture)
     backbone = site(config=TINY.replace(out_levels=(0, 1)))
     assert "is no classifier" in backbone.refused(picture)
+    segmenter = site(config=TINY.replace(decoder={"channels": 8, "auxiliary_level": 1}))
+    assert "is no classifier: it has a decoder of type upernet" in segmenter.refused(picture)
     model = site().bundle / "model.json"
     model.write_text(model.read_text().replace('"image"', '"pixels"'))
     assert "has no input pixels, as model.json calls it; it has image" in here.refused(

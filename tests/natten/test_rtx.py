@@ -11,6 +11,7 @@ import torch
 
 from dinat_deploy.graph import schema
 from dinat_deploy.natten import export_module
+from dinat_deploy.parity import Tolerance
 from tests.natten.test_export import hourglass_inputs
 from tests.plugins.conftest import cuda_build, cuda_target
 from tests.plugins.test_tensorrt_plugin_rtx import Worker
@@ -27,22 +28,28 @@ def library(request: pytest.FixtureRequest) -> Path:
     return request.getfixturevalue("cuda_target")("dinat_tensorrt")
 
 
-def test_two_axes_and_one_axis_run_on_the_plugin(
+def test_two_axes_and_one_axis_run_on_the_plugin_and_three_as_standard_operators(
     hourglass: ModuleType, strided: ModuleType, library: Path, tmp_path: Path
 ) -> None:
-    class Both(torch.nn.Module):
+    class All(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.block, self.audio = hourglass.Block(), strided.Audio()
+            self.block, self.audio, self.video = hourglass.Block(), strided.Audio(), strided.Video()
 
         def forward(
-            self, x: torch.Tensor, pos: torch.Tensor, cond: torch.Tensor, sound: torch.Tensor
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            return self.block(x, pos, cond), self.audio(sound)
+            self,
+            x: torch.Tensor,
+            pos: torch.Tensor,
+            cond: torch.Tensor,
+            sound: torch.Tensor,
+            frames: torch.Tensor,
+        ) -> tuple[torch.Tensor, ...]:
+            return self.block(x, pos, cond), self.audio(sound), self.video(frames)
 
-    inputs = [*hourglass_inputs(1, 16, 16), torch.randn(1, 32, 16)]
-    report = export_module(Both(), inputs, tmp_path / "both.onnx", verify=False)
+    inputs = [*hourglass_inputs(1, 16, 16), torch.randn(1, 32, 16), torch.randn(1, 4, 8, 5, 16)]
+    report = export_module(All(), inputs, tmp_path / "all.onnx", tolerance=Tolerance(1e-4, 1e-4))
     assert (report.packed, report.split) == (1, 1)
+    assert all(errors.max_abs < 1e-4 for errors in report.errors.values())
     worker = Worker(library, tmp_path)
     try:
         answer = worker.ask(model=str(report.path))

@@ -70,6 +70,11 @@ Files readFiles(const Arguments& arguments) {
   }
   files.plan = readFile(plan.string(), "Name an engine that `dinat-deploy build` made.");
   files.model = readModel(arguments.bundle.empty() ? bundleOf(folder) : arguments.bundle);
+  if (!files.model.decoder.empty()) {
+    throw Error(files.model.path + " is no classifier: it has a decoder of type " +
+                    files.model.decoder + ".",
+                "`dinat-deploy infer` shows what segmenters and detectors find in pictures.");
+  }
   if (!files.model.classifier) {
     throw Error(files.model.path + " is no classifier.",
                 "Export with --task classification to classify pictures.");

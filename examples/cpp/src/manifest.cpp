@@ -14,18 +14,22 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kFormat = 1;
+// The newest formats of engine.json and model.json. What this program reads of a bundle has been
+// the same in all of them.
+constexpr int kEngineFormat = 1;
+constexpr int kBundleFormat = 4;
 
 // Reads a manifest and makes something of it with `convert`.
 template <class Convert>
-auto read(const std::filesystem::path& file, const std::string& cure, Convert&& convert) {
+auto read(const std::filesystem::path& file, int newest, const std::string& cure,
+          Convert&& convert) {
   const std::vector<uint8_t> bytes = readFile(file.string(), cure);
   try {
     const Json data = Json::parse(bytes);
     const int format = data.at("format_version").get<int>();
-    if (format > kFormat) {
+    if (format > newest) {
       throw Error(file.string() + " has format " + std::to_string(format) +
-                      "; this program reads up to " + std::to_string(kFormat) + ".",
+                      "; this program reads up to " + std::to_string(newest) + ".",
                   "Compile this program from a newer dinat-deploy.");
     }
     return convert(data);
@@ -78,11 +82,12 @@ EngineManifest engineOf(const Json& data) {
 
 Preprocessing preprocessingOf(const Json& data, const std::string& file) {
   Preprocessing how;
-  how.stretch = data.at("resize_mode").get<std::string>() == "stretch";
+  how.mode = resizeModeNamed(data.at("resize_mode").get<std::string>());
   data.at("resize").get_to(how.resize);
   data.at("crop").get_to(how.crop);
   how.filter = filterNamed(data.at("interpolation").get<std::string>());
   data.at("mean").get_to(how.mean);
+  how.fill = fillOf(data.at("mean").get<std::vector<double>>());
   data.at("std").get_to(how.deviation);
   const bool sizes = how.resize[0] > 0 && how.resize[1] > 0 && how.crop[0] > 0 && how.crop[1] > 0;
   const bool channels = how.mean.size() == 1 || how.mean.size() == 3;
@@ -97,7 +102,10 @@ Preprocessing preprocessingOf(const Json& data, const std::string& file) {
 Model modelOf(const Json& data, const std::string& file) {
   Model model{};
   const Json& config = data.at("config");
-  const bool maps = !config.at("out_levels").empty() || !config.value("decoder", Json()).is_null();
+  if (const Json decoder = config.value("decoder", Json()); !decoder.is_null()) {
+    model.decoder = textOr(decoder, "type", "upernet");
+  }
+  const bool maps = !config.at("out_levels").empty() || !model.decoder.empty();
   model.classifier = !maps && config.at("num_classes").get<int>() > 0;
   model.random_weights = data.at("weights").at("source") == "seeded";
   data.at("graph").at("inputs").at(0).at("name").get_to(model.input);
@@ -116,7 +124,7 @@ EngineManifest readEngineManifest(const std::string& directory) {
   const std::filesystem::path file = std::filesystem::path(directory) / "engine.json";
   const char* const cure =
       "Name a directory that `dinat-deploy build` wrote, like BUNDLE/engines/ENGINE.";
-  EngineManifest engine = read(file, cure, engineOf);
+  EngineManifest engine = read(file, kEngineFormat, cure, engineOf);
   engine.path = directory;
   return engine;
 }
@@ -124,7 +132,8 @@ EngineManifest readEngineManifest(const std::string& directory) {
 Model readModel(const std::string& bundle) {
   const std::filesystem::path file = std::filesystem::path(bundle) / "model.json";
   const char* const cure = "Name the bundle, which `dinat-deploy export` wrote, with --bundle.";
-  Model model = read(file, cure, [&](const Json& data) { return modelOf(data, file.string()); });
+  const auto convert = [&](const Json& data) { return modelOf(data, file.string()); };
+  Model model = read(file, kBundleFormat, cure, convert);
   model.path = bundle;
   return model;
 }

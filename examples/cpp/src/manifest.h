@@ -42,6 +42,7 @@ struct EngineManifest {
 struct Model {
   std::string path;
   bool classifier;
+  std::string decoder;  // type of the head of a segmenter or detector; empty if there is none
   bool random_weights;
   std::string input;   // name of the tensor
   std::string output;  // the logits

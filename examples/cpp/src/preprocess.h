@@ -12,18 +12,29 @@
 
 namespace dinat {
 
+// How a picture comes to its size: it just covers `resize` and is cut, it is resized to exactly
+// that, or it just fits into `crop` and the rest is filled up.
+enum class ResizeMode { kCover, kStretch, kContain };
+
+// The mode that model.json names; throws Error for another name.
+ResizeMode resizeModeNamed(const std::string& name);
+
 // "preprocessing" of model.json. Sizes are {height, width} in pixels.
 struct Preprocessing {
-  bool stretch = false;  // to exactly `resize`; otherwise the picture just covers it
+  ResizeMode mode = ResizeMode::kCover;
   std::array<int, 2> resize{};
   std::array<int, 2> crop{};
   Filter filter = Filter::kBicubic;
   std::vector<float> mean;  // one for each channel, in units of the 0..1 range
   std::vector<float> deviation;
+  std::vector<uint8_t> fill;  // the pixel around a contained picture
 
   int channels() const { return static_cast<int>(mean.size()); }
   size_t elements() const { return static_cast<size_t>(crop[0]) * crop[1] * channels(); }
 };
+
+// The pixel that comes closest to 0 when normalised, from means as they are written.
+std::vector<uint8_t> fillOf(const std::vector<double>& mean);
 
 // Resizes and crops. Writes [channels, height, width] pixels; `image` has the preprocessing's
 // channels.

@@ -51,11 +51,14 @@ void picture(const std::string& path, int channels) {
 void preprocessed(std::istream& words) {
   const auto path = next<std::string>(words);
   Preprocessing how;
-  how.stretch = next<std::string>(words) == "stretch";
+  how.mode = resizeModeNamed(next<std::string>(words));
   words >> how.resize[0] >> how.resize[1] >> how.crop[0] >> how.crop[1];
   how.filter = filterNamed(next<std::string>(words));
   const int channels = next<int>(words);
-  for (int c = 0; c < channels; ++c) how.mean.push_back(next<float>(words));
+  std::vector<double> mean;
+  for (int c = 0; c < channels; ++c) mean.push_back(next<double>(words));
+  how.mean.assign(mean.begin(), mean.end());
+  how.fill = fillOf(mean);
   for (int c = 0; c < channels; ++c) how.deviation.push_back(next<float>(words));
   std::vector<uint8_t> pixels(how.elements());
   cropped(readPicture(path, channels), how, pixels.data());

@@ -1,0 +1,88 @@
+"""Where the pictures that ``infer`` draws are written, and writing them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image
+
+from dinat_deploy.errors import ConfigError, OutputError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def output_files(
+    output: str | Path | None, images: Sequence[str | Path], suffixes: Sequence[str] = PICTURES
+) -> list[Path] | None:
+    """A file for each picture.
+
+    Args:
+        output: a file for one picture; a folder, made if need be, for any number, where each gets
+            the name of its picture with ``.png``, and a number if the name is taken. None for none.
+        images: the pictures.
+        suffixes: endings that a file may have.
+
+    Raises:
+        ConfigError: there are several pictures for one file, or its ending means nothing.
+        OutputError: a file would replace one of the pictures.
+    """
+    if output is None:
+        return None
+    target = Path(output)
+    if target.is_dir() or not target.suffix:
+        files = _in_folder(target, images)
+    elif target.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"{target} does not end like a picture.",
+            f"Name a folder, or a file that ends in {', '.join(suffixes)}.",
+        )
+    elif len(images) > 1:
+        raise ConfigError(
+            f"{len(images)} pictures do not fit into one file, {target}.", "Name a folder."
+        )
+    else:
+        files = [target]
+    originals = {Path(image).resolve() for image in images}
+    for file in files:
+        if file.resolve() in originals:
+            raise OutputError(f"{file} is a picture to look at.", "Write to another place.")
+    return files
+
+
+def _in_folder(folder: Path, images: Sequence[str | Path]) -> list[Path]:
+    files: list[Path] = []
+    for image in images:
+        stem, number = Path(image).stem, 2
+        file = folder / f"{stem}.png"
+        while file in files:
+            file = folder / f"{stem}-{number}.png"
+            number += 1
+        files.append(file)
+    return files
+
+
+def write_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture, in the format that the ending names; it appears whole or not at all.
+
+    Raises:
+        OutputError: the place cannot be written to.
+    """
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".png":
+            image.save(partial)
+        else:
+            image.save(partial, quality=92)
+        partial.replace(path)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"Writing {path} failed: {getattr(error, 'strerror', None) or error}.",
+            "Free disk space, mend the permissions, or choose another place.",
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
