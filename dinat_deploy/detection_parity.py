@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dinat_deploy.models.decoders import MaskRCNN
-from dinat_deploy.parity import FloatArray, Tolerance
+from dinat_deploy.models.decoders import Decoder, MaskRCNN
+from dinat_deploy.parity import Errors, FloatArray, Tolerance, compare_all
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -69,6 +69,24 @@ class _Run:
         boxes = np.asarray(outputs["boxes"], np.float64)[found]
         labels = np.asarray(outputs["labels"], np.float64)[found]
         return cls(boxes, scores[found], labels, bool(found.all()))
+
+
+def compare_outputs(
+    reference: Mapping[str, FloatArray],
+    candidate: Mapping[str, FloatArray],
+    decoder: Decoder | None,
+    tolerance: Tolerance,
+) -> dict[str, Errors]:
+    """Compare two runs output by output, a detector's row by row of what is the same detection.
+
+    Args:
+        reference: all its tensors are compared.
+        decoder: of the model that ran.
+    """
+    if isinstance(decoder, MaskRCNN):
+        aligned = align(reference, candidate, decoder, tolerance)
+        reference, candidate = aligned.reference, aligned.candidate
+    return compare_all(reference, candidate, list(reference), tolerance)
 
 
 def align(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinat_deploy.detection_parity import Aligned, align
-from dinat_deploy.models.decoders import MaskRCNN
+from dinat_deploy.detection_parity import Aligned, align, compare_outputs
+from dinat_deploy.models.decoders import Mask2Former, MaskRCNN
 from dinat_deploy.parity import FloatArray, Tolerance, compare_all
 
 TOLERANCE = Tolerance(1e-3, 0)
@@ -43,6 +43,14 @@ def passes(found: Aligned) -> bool:
     names = list(MaskRCNN().output_names)
     errors = compare_all(found.reference, found.candidate, names, TOLERANCE)
     return all(each.passed for each in errors.values())
+
+
+def test_only_the_rows_of_detectors_may_change_places() -> None:
+    """What export and verify call."""
+    ours, theirs = outputs(ROWS), outputs(ROWS[::-1])
+    for decoder, same in ((MaskRCNN(), True), (Mask2Former(), False), (None, False)):
+        found = compare_outputs(ours, theirs, decoder, TOLERANCE)
+        assert all(errors.passed for errors in found.values()) is same
 
 
 def test_rows_may_change_places() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.decoders import Task
 from dinat_deploy.models.json_file import read_json
 from dinat_deploy.models.model_card import MODEL_CARD, ModelCard
+from dinat_deploy.models.pickled_arrays import read_pickled_arrays
 from dinat_deploy.models.preprocessing import Preprocessing
 
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -192,6 +194,8 @@ def _load_shards(directory: Path) -> dict[str, Tensor]:
 def _load_file(path: Path) -> Any:
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}.", "Check the path.")
+    if path.suffix == ".pkl" and path.is_file() and not zipfile.is_zipfile(path):
+        return read_pickled_arrays(path)  # of detectron2; zip archives are PyTorch's
     damaged = "The file is damaged or incomplete; compare its size with the source and copy again."
     try:
         if path.suffix == ".safetensors":

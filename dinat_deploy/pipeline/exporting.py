@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,7 +20,6 @@ from dinat_deploy.bundle import (
     MANIFEST,
     MODEL,
     REFERENCE,
-    Case,
     GraphInfo,
     Manifest,
     TensorSpec,
@@ -30,22 +29,19 @@ from dinat_deploy.bundle import (
     model_digest,
     write_cases,
 )
-from dinat_deploy.detection_parity import align
-from dinat_deploy.errors import ConfigError, ExportError
+from dinat_deploy.errors import ConfigError
 from dinat_deploy.exporter import DEFAULT_OPSET, ExportedGraph, to_onnx
 from dinat_deploy.files import whole_directory
 from dinat_deploy.graph import functions
 from dinat_deploy.graph.weights import parameters_in
 from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.decoders import MaskRCNN
-from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.models.weights import digest
-from dinat_deploy.parity import Errors, Tolerance, compare_all
+from dinat_deploy.parity import Tolerance, tolerance_for
+from dinat_deploy.pipeline.export_checks import case_shapes, check, record
 from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.pipeline.sources import ModelSource, resolve
 from dinat_deploy.progress import Progress, Silent
-from dinat_deploy.session.onnxruntime_session import OnnxRuntimeSession
-from dinat_deploy.session.torch_session import TorchSession
 
 Dynamic = Literal["batch", "size"]
 Body = Literal["standard", "none"]
@@ -91,6 +87,8 @@ def export(
     body: Body = "standard",
     verify: bool = True,
     tolerance: Tolerance | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Export a model to a bundle and compare its ONNX file with PyTorch.
@@ -107,7 +105,8 @@ def export(
         body: ``standard`` attaches the operator's body in standard operators, ``none`` leaves the
             operator to a plugin (TensorRT before 10.7 needs that).
         verify: compare with PyTorch in ONNX Runtime before the bundle appears.
-        tolerance: largest error that is accepted.
+        tolerance: largest error that is accepted; by default it depends on the decoder.
+        atol, rtol: replace one of its parts.
 
     Returns:
         The report; the bundle is complete when the function returns.
@@ -117,7 +116,6 @@ def export(
         ExportError: also when the ONNX file differs from PyTorch by more than the tolerance.
     """
     progress = progress or Silent()
-    tolerance = tolerance or Tolerance()
     if isinstance(request, str):
         request = ModelRequest(model=request)
     _check_options(batch, dynamic, size_range, body)
@@ -133,19 +131,23 @@ def export(
         for note in source.notes:
             progress.note(note[0].upper() + note[1:] + ".")
         config = source.config
+        decoder = config.decoder.type if config.decoder else None
+        tolerance = tolerance or tolerance_for("float32", decoder=decoder)
         _check_detector(config, batch, dynamic)
         bounds = _size_bounds(config, size_range) if "size" in dynamic else None
         graph = _to_graph(source, batch, dynamic, bounds, opset, progress)
-        shapes = _case_shapes(config, batch, dynamic, bounds)
+        shapes = case_shapes(config, batch, dynamic, bounds)
         with progress.stage("Writing the ONNX file"):
             _save(graph.model, partial)
         with progress.stage("Running PyTorch for reference"):
-            cases = _record(source, shapes)
+            cases = record(source, INPUT, shapes)
             write_cases(partial / REFERENCE, cases)
         checked = None
         if verify:
             with progress.stage("Comparing ONNX Runtime with PyTorch"):
-                checked = _verify(partial / MODEL, cases, tolerance, config)
+                checked = check(
+                    partial / MODEL, cases, tolerance.replaced(atol, rtol), config.decoder
+                )
         if body == "none":
             with progress.stage("Stripping the operator's body"):
                 functions.strip_body(graph.model)
@@ -273,29 +275,6 @@ def _to_graph(
     )
 
 
-def _case_shapes(
-    config: ModelConfig,
-    batch: int,
-    dynamic: Sequence[str],
-    bounds: tuple[int, int] | None,
-) -> list[tuple[int, int, int, int]]:
-    """Input shapes to compare at: the default twice, and others along every dynamic axis."""
-    channels, (height, width) = config.in_channels, config.image_size
-    default = (batch, channels, height, width)
-    if not dynamic:
-        return [default, default]
-    shapes = [default]
-    if "batch" in dynamic:
-        shapes = [(1, channels, height, width), (3, channels, height, width)]
-    if bounds is not None:
-        rows = shapes[0][0]
-        low, high = bounds
-        # Not square, not a multiple of any stride; and the smallest.
-        shapes.append((rows, channels, min(height + 13, high), min(width + 38, high)))
-        shapes.append((rows, channels, low, low))
-    return shapes
-
-
 def _save(model: ir.Model, directory: Path) -> None:
     path = directory / MODEL
     size = sum(
@@ -310,47 +289,6 @@ def _save(model: ir.Model, directory: Path) -> None:
 
 def _model_files(directory: Path) -> list[str]:
     return [name for name in (MODEL, EXTERNAL_DATA) if (directory / name).exists()]
-
-
-def _record(source: ModelSource, shapes: Sequence[tuple[int, int, int, int]]) -> list[Case]:
-    session = TorchSession(source.module, [INPUT], source.config.output_names)
-    cases = []
-    for number, shape in enumerate(shapes):
-        feeds = {INPUT: seeded_image(shape, number)}
-        name = f"{number}-{'x'.join(str(size) for size in shape)}"
-        cases.append(Case(name, feeds, session.run(feeds)))
-    return cases
-
-
-def _verify(
-    path: Path, cases: Sequence[Case], tolerance: Tolerance, config: ModelConfig
-) -> Verification:
-    session = OnnxRuntimeSession(path)
-    worst: Errors | None = None
-    for case in cases:
-        expected, run = case.outputs, session.run(case.inputs)
-        if isinstance(config.decoder, MaskRCNN):
-            aligned = align(expected, run, config.decoder, tolerance)
-            expected, run = aligned.reference, aligned.candidate
-        found = compare_all(expected, run, list(expected), tolerance)
-        for name, errors in found.items():
-            if not errors.passed:
-                raise ExportError(
-                    f"The ONNX file differs from PyTorch: output {name} of case {case.name} is off "
-                    f"by {errors.max_abs:.3g}, and {errors.limit:.3g} is allowed.",
-                    "Please report this; --no-verify writes the bundle all the same.",
-                )
-            if worst is None or errors.max_abs / errors.limit > worst.max_abs / worst.limit:
-                worst = errors
-    assert worst is not None
-    return Verification(
-        passed=True,
-        cases=len(cases),
-        max_abs_error=worst.max_abs,
-        max_reference=worst.max_reference,
-        runtime=session.name,
-        **asdict(tolerance),
-    )
 
 
 def _spec(value: ir.Value) -> TensorSpec:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 from dinat_deploy.bundle import Bundle, Case
+from dinat_deploy.detection_parity import compare_outputs
 from dinat_deploy.errors import BundleError, MissingDependencyError
 from dinat_deploy.parity import Errors, Tolerance, compare_all, tolerance_for
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact
@@ -171,18 +172,14 @@ def verify(
         reference = None if absent else _torch_session(owner, layers, progress)
         if pixels is not None and reference is None:
             reference = _float32_session(artefact, owner)
-        chosen = tolerance or _default_tolerance(artefact)
+        chosen = tolerance or _default_tolerance(artefact, owner)
         report = VerifyReport(
             str(artefact.name),
             reference=_reference_name(reference, owner, pixels),
             candidate=artefact.session.name,
             device=artefact.session.device,
             precision=artefact.precision,
-            tolerance=replace(
-                chosen,
-                atol=chosen.atol if atol is None else atol,
-                rtol=chosen.rtol if rtol is None else rtol,
-            ),
+            tolerance=chosen.replaced(atol, rtol),
             notes=list(artefact.notes),
         )
         if pixels is not None:
@@ -223,8 +220,8 @@ def _compare(
     found = artefact.session.run(feeds)
     same = pixels.normalized(feeds) if pixels else feeds
     expected = reference.run(same) if reference else case.outputs
-    outputs = [spec.name for spec in bundle.manifest.graph.outputs]
-    errors = compare_all(expected, found, outputs, report.tolerance)
+    outputs = {spec.name: expected[spec.name] for spec in bundle.manifest.graph.outputs}
+    errors = compare_outputs(outputs, found, bundle.manifest.config.decoder, report.tolerance)
     if work.origin == "recorded" and reference is not None and pixels is None:
         _check_recorded(bundle, case, expected)
     sizes = {name: list(array.shape) for name, array in case.inputs.items()}
@@ -281,12 +278,14 @@ def _bundle_of(artefact: Artefact) -> Bundle:
     )
 
 
-def _default_tolerance(artefact: Artefact) -> Tolerance:
+def _default_tolerance(artefact: Artefact, bundle: Bundle) -> Tolerance:
     # TensorRT itself, behind ONNX Runtime, leaves TensorFloat-32 on.
     tf32 = (artefact.name.runtime or "").startswith("onnxruntime-tensorrt")
     if artefact.engine is not None:
         tf32 = artefact.engine.manifest.options.tf32
-    return tolerance_for(artefact.precision, tf32=tf32)
+    decoder = bundle.manifest.config.decoder
+    kind = decoder.type if decoder else None
+    return tolerance_for(artefact.precision, tf32=tf32, decoder=kind)
 
 
 def _reference_name(reference: Session | None, bundle: Bundle, pixels: Pixels | None) -> str:
@@ -324,7 +323,10 @@ def _torch_session(bundle: Bundle, layers: bool, progress: Progress) -> Session:
 
 def _check_recorded(bundle: Bundle, case: Case, rerun: dict[str, FloatArray]) -> None:
     """The recorded outputs must be what PyTorch computes: they stand in for it elsewhere."""
-    errors = compare_all(rerun, case.outputs, list(case.outputs), Tolerance())
+    decoder = bundle.manifest.config.decoder
+    exact = tolerance_for("float32", decoder=decoder.type if decoder else None)
+    ours = {name: rerun[name] for name in case.outputs}
+    errors = compare_outputs(ours, case.outputs, decoder, exact)
     for name, found in errors.items():
         if not found.passed:
             raise BundleError(

@@ -299,6 +299,19 @@ def test_arrays_are_read_out_of_a_pickle(protocol: int, tmp_path: Path) -> None:
     assert found["model"]["number"].item() == 7
 
 
+def test_a_pickle_is_a_checkpoint_like_others(tmp_path: Path) -> None:
+    weights = {
+        "backbone.patch_embed.proj.0.weight": torch.rand(2, 3),
+        "backbone.norm0.bias": torch.rand(2),
+    }
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": {name: w.numpy() for name, w in weights.items()}}))
+    found = read_checkpoint(path).tensors
+    assert {f"backbone.{name}": w.tolist() for name, w in found.items()} == {
+        name: w.tolist() for name, w in weights.items()
+    }
+
+
 class _Attack:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("attacked",)
