@@ -36,6 +36,7 @@ from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.pipeline.sources import resolve
 from dinat_deploy.pipeline.verifying import verify
 from tests.models import upstream, upstream_queries
+from tests.models.photos import assert_same_classes
 
 DIM = 16
 HEAD = upstream_queries.Head(masks=16)
@@ -355,6 +356,10 @@ def test_exported_models_answer_as_pytorch_does(exported: ExportReport) -> None:
     assert [spec.name for spec in graph.outputs] == ["class_logits", "mask_logits"]
     assert [spec.shape for spec in graph.outputs] == [[1, 12, 6], [1, 12, 16, 24]]
     assert graph.op_nodes == 4
+
+
+def test_a_photo_has_the_same_classes_as_in_pytorch(exported: ExportReport) -> None:
+    assert_same_classes(exported.path)
 
 
 def test_graphs_have_no_lists_of_tensors_and_no_searches(exported: ExportReport) -> None:

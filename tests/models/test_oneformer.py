@@ -24,6 +24,7 @@ from dinat_deploy.pipeline.exporting import ExportReport, export
 from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.pipeline.verifying import verify
 from tests.models import upstream_queries
+from tests.models.photos import assert_same_classes
 from tests.models.test_mask2former import DIM, OurFeatures, theirs
 
 HEAD = upstream_queries.Head()
@@ -185,3 +186,7 @@ def test_exported_models_take_the_image_alone_and_answer_as_pytorch_does(
     assert graph.op_nodes == 4
     # PyTorch rebuilt from the file alone.
     assert verify(exported.path, random_cases=1).passed
+
+
+def test_a_photo_has_the_same_classes_as_in_pytorch(exported: ExportReport) -> None:
+    assert_same_classes(exported.path)

@@ -37,6 +37,7 @@ from dinat_deploy.pipeline.requests import ModelRequest
 from dinat_deploy.pipeline.sources import resolve
 from dinat_deploy.pipeline.verifying import verify
 from tests.models import upstream, upstream_segmenters
+from tests.models.photos import assert_same_classes
 
 # Three levels, so that there are maps of 16, 8 and 4 tokens a side at 64 pixels.
 TINY = ModelConfig(
@@ -372,6 +373,10 @@ def test_pictures_are_told_by_the_classes_of_their_pixels(static: Path, tmp_path
     (found,) = infer(static, [tmp_path / "noise.png"])
     assert sum(guess.probability for guess in found.predictions) == pytest.approx(1)
     assert all(guess.label in NAMES and guess.probability > 0 for guess in found.predictions)
+
+
+def test_a_photo_has_the_same_classes_as_in_pytorch(static: Path) -> None:
+    assert_same_classes(static)
 
 
 @pytest.fixture(scope="module")
