@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dinat_deploy.cli.bench_power import show_power
 from dinat_deploy.cli.console import (
     EXIT_INTERRUPTED,
     answer_in_json,
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
     from dinat_deploy.measurement.records import ArtefactResult, BenchReport, Statistics
     from dinat_deploy.pipeline.bench_reports import ReportFiles
 
-_STAGES = 2
+# Opening, measuring; with power also the device at rest, and the runs of their own.
+_STAGES, _POWER_STAGES = 2, 2
+_POWER = ("off", "auto", "on")
 _MOST_LAYERS = 10
 
 
 class _BenchCommand(click.Command):
-    """``--json`` may be followed by a file, or by nothing."""
+    """``--json`` may be followed by a file, ``--power`` by ``=`` and a word, or both by nothing."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Only a word that ends in .json is taken for the file: what follows may as well be an
         artefact, which must be neither lost nor overwritten."""
-        fixed = list(args)
+        fixed = ["--power=on" if word == "--power" else word for word in args]
         for position, word in enumerate(fixed):
             following = fixed[position + 1 : position + 2]
             if word == "--json" and not any(name.endswith(".json") for name in following):
@@ -134,6 +137,14 @@ def _json_file(context: click.Context, _: click.Parameter, value: str | None) ->
     help="Load every artefact anew for each of its blocks, where memory cannot hold all.",
 )
 @click.option(
+    "--power",
+    type=click.Choice(_POWER),
+    default="off",
+    metavar="[=auto]",
+    help="Measure the power, too: the device at rest, then each artefact in runs of its own. "
+    "Without a source of readings that is an error; --power=auto goes on without.",
+)
+@click.option(
     "--threads",
     type=click.IntRange(0),
     default=0,
@@ -206,7 +217,8 @@ def bench(
         _deliver(load_report(source), files, to_stdout=to_stdout)
         return 0
     try:
-        with progress(_STAGES, steady=True) as shown:
+        stages = _STAGES + _POWER_STAGES * (options["power"] != "off")
+        with progress(stages, steady=True) as shown:
             report = run(artefacts, progress=shown, **options)
     except BenchInterrupted as stop:
         if to_stdout:
@@ -268,10 +280,13 @@ def _show(report: BenchReport) -> None:
             rows = [[name, *_figures(figures, percentiles)] for name, figures in having]
             print_table("", [title, *columns[1:]], rows)
     _show_rest(results)
+    show_power(report)
     for result in results:
         _show_layers(result)
     for warning in report.warnings:
         click.echo(f"Warning: {warning}")
+    for note in report.power.notes if report.power else ():
+        click.echo(f"Note: {note}")
     for result in results:
         prefix = f"{result.name}: " if len(results) > 1 else ""
         for warning in result.warnings:

@@ -69,6 +69,13 @@ build_options = together(
             help="Bound of the engine's scratch memory.  [default: TensorRT's]",
         ),
         click.option(
+            "--low-memory",
+            is_flag=True,
+            help="Build where memory is short, as on a Jetson with 8 GB: little scratch memory "
+            "(--workspace 256 unless given), no kernels tried that need much, one profile, of one "
+            "image unless given.",
+        ),
+        click.option(
             "--hardware-compatibility",
             type=click.Choice(["none", "ampere+", "same-capability"]),
             default="none",

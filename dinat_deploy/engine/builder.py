@@ -19,6 +19,9 @@ from dinat_deploy.progress import Progress
 from dinat_deploy.session.tensorrt_api import Flavor
 
 PLAN = "model.plan"
+# Of ``low_memory``. TensorRT's own bounds are all of the GPU's memory for scratch memory and, on a
+# Jetson, three quarters of it for trying kernels, which leaves 8 GB no room for anything else.
+LOW_MEMORY_WORKSPACE_MIB, LOW_MEMORY_TACTICS_MIB = 256, 3072
 
 
 class Record(BaseModel):
@@ -54,6 +57,9 @@ class BuilderOptions(Record):
             holds a lean runtime, which is host code.
         refit: weights can be replaced later; ``strip_weights`` leaves them out of the plan, which
             must be refitted before it runs.
+        low_memory: keep the builder small, where it shares its memory with everything else: no
+            scratch memory of the engine beyond ``workspace_mib`` (256 unless given), no kernels
+            tried that take over :data:`LOW_MEMORY_TACTICS_MIB`, no streams beside the main one.
         tf32: let float32 products be computed in TensorFloat-32 (10 bits of mantissa).
         dla_core: run on this DLA core of a Jetson, and ``gpu_fallback`` what it does not support
             on the GPU.
@@ -65,9 +71,15 @@ class BuilderOptions(Record):
     version_compatible: bool = False
     refit: bool = False
     strip_weights: bool = False
+    low_memory: bool = False
     tf32: bool = False
     dla_core: int | None = Field(default=None, ge=0)
     gpu_fallback: bool = True
+
+    @property
+    def scratch_mib(self) -> int | None:
+        """Bound of the scratch memory, given or that of ``low_memory``; None for TensorRT's."""
+        return self.workspace_mib or (LOW_MEMORY_WORKSPACE_MIB if self.low_memory else None)
 
 
 class BuildTask(Record):

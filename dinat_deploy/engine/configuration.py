@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dinat_deploy.engine.builder import BuilderOptions, BuildTask
+from dinat_deploy.engine.builder import LOW_MEMORY_TACTICS_MIB, BuilderOptions, BuildTask
 from dinat_deploy.engine.network import add_profiles, layers_of
 from dinat_deploy.errors import EngineError
 from dinat_deploy.session.tensorrt_api import HARDWARE_LEVELS, listed
@@ -26,8 +26,13 @@ def configure(trt: Any, builder: Any, network: Any, task: BuildTask) -> tuple[An
         _set_architectures(trt, config, task.architectures)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
-    if options.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.scratch_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.scratch_mib << 20)
+    if options.low_memory:
+        tactics = LOW_MEMORY_TACTICS_MIB << 20
+        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, tactics)
+        # Branches that run beside each other need their activations at the same time.
+        config.max_aux_streams = 0
     if options.hardware_compatibility != "none":
         member, _, _ = HARDWARE_LEVELS[options.hardware_compatibility]
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, member)

@@ -159,6 +159,8 @@ def default_profile(
     inputs: Sequence[GraphTensor],
     image_size: tuple[int, int] | None,
     size_range: tuple[int, int] | None,
+    *,
+    single: bool = False,
 ) -> Profile:
     """The profile of a model that was given none, from what its bundle says.
 
@@ -168,6 +170,7 @@ def default_profile(
     Args:
         image_size: the model's own (height, width), if it is a bundle's.
         size_range: bounds of dynamic heights and widths, in pixels.
+        single: one image of the model's own size and nothing else, which takes least memory.
 
     Returns:
         An empty profile if no input is dynamic.
@@ -187,6 +190,9 @@ def default_profile(
             _dimension(axis, size, image_size, size_range) for axis, size in enumerate(entry.shape)
         ]
         shapes = list(zip(*columns, strict=True))
+        if single:
+            batch = 1 if isinstance(entry.shape[0], str) else entry.shape[0]
+            shapes = [(batch, *shapes[1][1:])] * 3
         profile[entry.name] = Range(min=shapes[0], opt=shapes[1], max=shapes[2])
     return profile
 

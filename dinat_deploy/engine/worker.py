@@ -169,8 +169,10 @@ def _peak_memory() -> int | None:
 
 
 def _cure(task: BuildTask) -> str:
-    if task.options.workspace_mib is not None:
-        return f"It may need more than the {task.options.workspace_mib} MiB of --workspace."
+    options = task.options
+    if options.scratch_mib is not None:
+        whose = "--workspace" if options.workspace_mib else "--low-memory (--workspace gives more)"
+        return f"It may need more than the {options.scratch_mib} MiB of {whose}."
     if task.verbose_log is not None:
         return f"{task.verbose_log} holds everything that it said."
     return "--verbose-log FILE records everything that it says."

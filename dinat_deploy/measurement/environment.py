@@ -70,7 +70,7 @@ def describe(root: Path = Path("/")) -> dict[str, str]:
         "system": _system(root),
         "Jetson": _line(root / "proc/device-tree/model") if _is_jetson(root) else "",
         "L4T": _l4t(root),
-        "power mode": _power_mode(root),
+        "power mode": power_mode(root),
         "GPU clock": _jetson_clock(root),
         **_gpu(),
         "Python": platform.python_version(),
@@ -110,12 +110,20 @@ def slowed() -> list[str]:
     for field in _REASONS:
         answer = _ask([field])
         if answer and re.fullmatch(r"0x[0-9a-fA-F]+", answer[0]):
-            bits = int(answer[0], 16)
-            reasons = dict.fromkeys(words for bit, words in _SLOWED.items() if bits & bit)
-            if reasons:
-                return [f"The GPU ran slower than it can: {' and '.join(reasons)} held it back."]
-            return []
+            return slowed_by(int(answer[0], 16))
     return []
+
+
+def slowed_by(bits: int) -> list[str]:
+    """What NVML's reasons for lower clocks say that a benchmark must know of; a sentence or none.
+
+    Args:
+        bits: the mask of reasons.
+    """
+    reasons = dict.fromkeys(words for bit, words in _SLOWED.items() if bits & bit)
+    if not reasons:
+        return []
+    return [f"The GPU ran slower than it can: {' and '.join(reasons)} held it back."]
 
 
 def _processor(root: Path) -> str:
@@ -170,8 +178,12 @@ def _l4t(root: Path) -> str:
     return f"{release[1]}.{release[2]}" if release else ""
 
 
-def _power_mode(root: Path) -> str:
-    """Of nvpmodel, from the file in which it keeps the mode; asking the tool needs root."""
+def power_mode(root: Path = Path("/")) -> str:
+    """Number and name of nvpmodel's mode, such as ``2 (MAXN_SUPER)``; empty without one.
+
+    From the file in which it keeps the mode: asking the tool needs root. Names differ from device
+    to device, so they come from its own configuration.
+    """
     kept = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status"))
     if not kept:
         return ""

@@ -34,6 +34,7 @@ def to_html(report: BenchReport) -> str:
         _cards(report),
         section("Summary", table(tables.summary(report), marked=True) + _reading(report)),
         _remarks(report),
+        _power(report),
         *map(figure, shown),
         section("All figures", table(tables.details(report))),
         _conditions(report),
@@ -129,6 +130,10 @@ def _cards(report: BenchReport) -> str:
         times = tables.times_floor(result, streams)
         if times is not None:
             notes.append(f"{tables.significant(times)} times the floor")
+        use = result.power
+        if use is not None and use.watts is not None and use.joules is not None:
+            energy = tables.significant(1e3 * use.joules / result.batch)
+            notes.append(f"{tables.significant(use.watts)} W, {energy} mJ an image")
         cards.append(
             f"<article class='card' style='--mark: {colour(index)}'>"
             f"<h2>{html.escape(result.name)}</h2>"
@@ -143,10 +148,22 @@ def _reading(report: BenchReport) -> str:
     return f"<p class='note'>{html.escape(' '.join(sentences))}</p>" if sentences else ""
 
 
+def _power(report: BenchReport) -> str:
+    """Rails, temperatures and clocks, and how they were measured; empty where they were not."""
+    if report.power is None:
+        return ""
+    sentences = html.escape(" ".join(tables.power_described(report)))
+    shown = [tables.power(report), tables.conditions(report)]
+    return section(
+        "Power", f"<p class='note'>{sentences}</p>" + "".join(table(t) for t in shown if t)
+    )
+
+
 def _remarks(report: BenchReport) -> str:
     """Warnings of the machine and of every artefact, then notes."""
     warnings = [("", report.warnings), *((r.name, r.warnings) for r in report.results)]
-    notes = [(r.name, r.notes) for r in report.results]
+    power = report.power.notes if report.power else []
+    notes = [("", power), *((r.name, r.notes) for r in report.results)]
     found = ""
     for title, kind, groups in (("Warnings", "warning", warnings), ("Notes", "notice", notes)):
         content = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Record(BaseModel):
@@ -28,6 +28,8 @@ class BenchOptions(_Record):
         one_alive: load an artefact for each of its blocks and free it after, so that only one is
             in memory at a time.
         seed: of the inputs, and of the order in which artefacts take turns.
+        power: measure the power too, in runs of their own: ``on`` is an error where nothing tells
+            it, ``auto`` goes on without. True and False stand for ``on`` and ``off``.
     """
 
     warm_up: float = Field(default=200.0, ge=0)
@@ -45,6 +47,12 @@ class BenchOptions(_Record):
     block_ms: float = Field(default=250.0, gt=0)
     one_alive: bool = False
     seed: int = 0
+    power: Literal["off", "auto", "on"] = "off"
+
+    @field_validator("power", mode="before")
+    @classmethod
+    def _power_by_word(cls, value: object) -> object:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class Statistics(_Record):
@@ -130,6 +138,73 @@ class Floor(_Record):
     bandwidth_gbs: float
 
 
+class PowerUse(_Record):
+    """Power while one artefact ran, in runs of its own (:mod:`dinat_deploy.measurement.power`).
+
+    Attributes:
+        seconds, runs, samples: length of the window, runs and readings in it.
+        watts: mean power of the whole; None where the rails have no total.
+        rails: rail -> mean power in W.
+        joules: energy of one run (all images of its batch): the integral of the power over the
+            window, over the number of runs.
+        joules_above_idle: the same after the power at rest is taken away, which makes what the
+            run itself costs.
+    """
+
+    seconds: float
+    runs: int
+    samples: int
+    watts: float | None
+    rails: dict[str, float]
+    joules: float | None
+    joules_above_idle: float | None
+
+
+class IdlePower(_Record):
+    """Mean power in W while the artefacts were loaded and nothing ran."""
+
+    seconds: float
+    samples: int
+    watts: float | None
+    rails: dict[str, float]
+
+
+class Conditions(_Record):
+    """Temperatures in degrees Celsius and clocks in MHz at one moment, by name."""
+
+    temperatures: dict[str, float]
+    clocks: dict[str, float]
+
+
+class PowerReport(_Record):
+    """How the power was measured, and how the device was doing.
+
+    Attributes:
+        source: what told the power.
+        method: ``samples`` of power, or a ``counter`` of energy.
+        total: what the whole is, or why there is no total (``has_total``).
+        interval_ms: between two readings, at least.
+        sampling_share: of the time that readings took.
+        mode: number and name of nvpmodel's mode on a Jetson.
+        before, after: all measurements.
+        throttled: what held the clocks down meanwhile.
+        notes: rails that could not be read, artefacts whose power is not known.
+    """
+
+    source: str
+    method: Literal["samples", "counter"]
+    total: str
+    has_total: bool
+    interval_ms: float
+    sampling_share: float
+    idle: IdlePower | None
+    mode: str | None
+    before: Conditions
+    after: Conditions
+    throttled: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
 class ArtefactResult(_Record):
     """What was measured of one artefact.
 
@@ -150,6 +225,7 @@ class ArtefactResult(_Record):
         layers: by time, longest first; empty unless asked for.
         attention_share: of the layers' time; None without layers.
         work, floor: None where the model or the device is not known.
+        power: None where it was not measured.
         warnings: such as unstable latencies, or that launching bounds the throughput.
         notes: what did not work as asked and was done without.
     """
@@ -176,6 +252,7 @@ class ArtefactResult(_Record):
     attention_share: float | None = None
     work: Work | None = None
     floor: Floor | None = None
+    power: PowerUse | None = None
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
@@ -188,6 +265,7 @@ class BenchReport(_Record):
         environment: what the machine is: processor, GPU, clocks, versions.
         command: the command line that repeats it.
         warnings: about the machine, such as other load or a governor that changes clocks.
+        power: how the power was measured; None where it was not.
     """
 
     format_version: Literal[1] = 1
@@ -198,3 +276,4 @@ class BenchReport(_Record):
     options: BenchOptions
     results: list[ArtefactResult]
     warnings: list[str] = Field(default_factory=list)
+    power: PowerReport | None = None

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dinat_deploy.measurement.records import ArtefactResult, BenchReport
 from dinat_deploy.measurement.tables import (
     Table,
+    conditions,
     described,
     details,
     explanations,
     kinds,
+    power,
+    power_described,
     remarks_of,
     significant,
     summary,
@@ -39,6 +42,10 @@ def to_markdown(report: BenchReport) -> str:
     remarks = remarks_of(report)
     if remarks:
         parts.append("\n".join(f"- {plain(remark)}" for remark in remarks))
+    parts.append(" ".join(map(plain, power_described(report))))
+    for found in (power(report), conditions(report)):
+        if found is not None:
+            parts.append(markdown_table(found, code_columns=0))
     parts.append(_folded("All figures", markdown_table(details(report), code_columns=0)))
     profiled = [result for result in report.results if result.layers]
     if profiled:

@@ -62,6 +62,8 @@ def summary(report: BenchReport) -> Table:
         add("ratio per MAC", ("" if ratio is None else f"{ratio:.2f}" for ratio in per_mac))
     else:
         add("ms/GMAC", (_optional(per_gmac(r, streams)) for r in results))
+    for head, energies in _power_columns(results):
+        add(head, energies)
     add("floor ms", (significant(r.floor.total) if r.floor else "" for r in results))
     add("x floor", (_optional(times_floor(r, streams)) for r in results))
     add("attention", (f"{r.attention_share:.0%}" if _has_attention(r) else "" for r in results))
@@ -116,7 +118,100 @@ def details(report: BenchReport) -> Table:
     add("peak TFLOP/s", (significant(f.peak_tflops) if f else "" for f in floors))
     add("bandwidth GB/s", (significant(f.bandwidth_gbs) if f else "" for f in floors))
     add("peak and bandwidth", (f"{f.device}, {f.source}" if f else "" for f in floors))
+    uses = [r.power for r in results]
+    add("energy of a run mJ", (_millijoules(u.joules) if u else "" for u in uses))
+    add("above idle mJ", (_millijoules(u.joules_above_idle) if u else "" for u in uses))
+    add("runs with power", (str(u.runs) if u else "" for u in uses))
+    add("readings of power", (str(u.samples) if u else "" for u in uses))
     return Table(["", *(r.name for r in results)], [False] + [True] * len(results), rows)
+
+
+def _power_columns(results: Sequence[ArtefactResult]) -> list[tuple[str, list[str]]]:
+    """Mean power and the energy of one image, which compares whatever the batch."""
+    rows = [(r.power, r.batch) for r in results]
+    return [
+        ("W", [_optional(u.watts) if u else "" for u, _ in rows]),
+        ("mJ/image", [_millijoules(u.joules, batch) if u else "" for u, batch in rows]),
+        (
+            "above idle mJ/image",
+            [_millijoules(u.joules_above_idle, batch) if u else "" for u, batch in rows],
+        ),
+    ]
+
+
+def _millijoules(joules: float | None, parts: int = 1) -> str:
+    return "" if joules is None else significant(1e3 * joules / parts)
+
+
+def power(report: BenchReport) -> Table | None:
+    """One row for each rail and for the whole, in W: at rest, then each artefact.
+
+    Returns:
+        None if no power was measured.
+    """
+    found = report.power
+    if found is None or (found.idle is None and not any(r.power for r in report.results)):
+        return None
+    columns = [found.idle, *(r.power for r in report.results)]
+    heads = ["W", "at rest", *(r.name for r in report.results)]
+    rails = dict.fromkeys(name for column in columns if column for name in column.rails)
+    rows = [
+        [name, *(_optional(column.rails.get(name)) if column else "" for column in columns)]
+        for name in rails
+    ]
+    if found.has_total:
+        whole = [_optional(column.watts) if column else "" for column in columns]
+        rows.append(["the whole", *whole])
+    return Table(heads, [False] + [True] * len(columns), rows)
+
+
+def conditions(report: BenchReport) -> Table | None:
+    """One row for each temperature and clock, before and after; None if none is known."""
+    found = report.power
+    if found is None:
+        return None
+    rows = []
+    for unit, before, after in (
+        ("C", found.before.temperatures, found.after.temperatures),
+        ("MHz", found.before.clocks, found.after.clocks),
+    ):
+        for name in dict.fromkeys([*before, *after]):
+            cells = [
+                "" if value is None else f"{value:.1f}" if unit == "C" else f"{value:.0f}"
+                for value in (before.get(name), after.get(name))
+            ]
+            rows.append([name, *cells, unit])
+    heads = ["temperature or clock", "before", "after", "unit"]
+    return Table(heads, [False, True, True, False], rows) if rows else None
+
+
+def power_described(report: BenchReport) -> list[str]:
+    """How the power was measured, what the whole is, and what held the device back."""
+    found = report.power
+    if found is None:
+        return []
+    how = (
+        "the difference of the source's counter of energy"
+        if found.method == "counter"
+        else "the integral of its readings by the trapezoidal rule"
+    )
+    sentences = [
+        f"Power: from {found.source}, read at most every {found.interval_ms:g} ms (which took "
+        f"{found.sampling_share:.1%} of the time), in runs of their own after the timed ones.",
+    ]
+    if found.has_total:
+        sentences.append(f"The whole is {found.total}.")
+        sentences.append(
+            f"The energy of an image is {how} over the number of images; above idle, the power at "
+            "rest with everything loaded is taken away first."
+        )
+    else:
+        sentences.append(f"There is no total: {found.total}.")
+    if found.mode:
+        sentences.append(f"nvpmodel's mode was {found.mode}.")
+    if not found.throttled:
+        sentences.append("Nothing was seen that held the clocks down.")
+    return sentences
 
 
 def time_by_kind(results: Sequence[ArtefactResult]) -> dict[str, list[float]]:
@@ -203,7 +298,8 @@ def described(options: BenchOptions) -> str:
 
 def remarks_of(report: BenchReport) -> list[str]:
     """Warnings and notes, of the machine first, then of each artefact under its name."""
-    return list(report.warnings) + [
+    notes = report.power.notes if report.power else []
+    return [*report.warnings, *notes] + [
         f"{result.name}: {remark}"
         for result in report.results
         for remark in (*result.warnings, *result.notes)

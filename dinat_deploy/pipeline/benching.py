@@ -16,10 +16,11 @@ from dinat_deploy import __version__
 from dinat_deploy.errors import ConfigError, DinatDeployError
 from dinat_deploy.measurement import environment, roofline
 from dinat_deploy.measurement.measuring import Maker, MeasuringInterrupted, measure
-from dinat_deploy.measurement.records import BenchOptions, BenchReport, Work
+from dinat_deploy.measurement.records import BenchOptions, BenchReport, PowerUse, Work
 from dinat_deploy.measurement.results import Subject, results
 from dinat_deploy.models.config import ModelConfig, describe
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact, parse_artefact
+from dinat_deploy.pipeline.bench_power import measure_power, open_meter, settle_and_rest
 from dinat_deploy.pipeline.pixels import made_up_feeds
 from dinat_deploy.progress import Progress, Silent
 from dinat_deploy.session.base import Block, LayerTime, MemoryUse, PreparedRun, RunOptions
@@ -66,6 +67,7 @@ def bench(
         ConfigError: an option or a shape is not possible.
         DinatDeployError: an artefact cannot be opened or prepared; nothing was measured. Problems
             of all artefacts are in the message.
+        PowerUnavailableError: ``power="on"``, and nothing here tells it; nothing was measured.
         BenchInterrupted: interrupted after at least one round of all artefacts.
     """
     progress = progress or Silent()
@@ -85,29 +87,46 @@ def bench(
         for name, text in zip(_distinct(names), names, strict=True)
     }
     with ExitStack() as held:
+        meter = open_meter(options.power, warnings)
+        if meter is not None:
+            held.callback(meter.close)
         for entry in entries.values():
             held.callback(entry.close)
+            # What is kept for comparing is kept until its power was measured, too.
+            entry.keep = meter is not None and not options.one_alive
         _open_all(list(entries.values()), shapes or {}, progress)
+        if meter is not None:
+            settle_and_rest(meter, progress)
         makers: dict[str, Maker] = {name: entry.make for name, entry in entries.items()}
-        interrupted = False
+        interrupted = ""
         with progress.portion("Measuring") as report:
             try:
                 measured = measure(makers, options, report)
             except MeasuringInterrupted as stop:
-                measured, interrupted = stop.measured, True
+                measured = stop.measured
+                rounds = len(measured[0].blocks)
+                interrupted = f"Interrupted after {rounds} round{'s' * (rounds != 1)}."
+        uses: dict[str, PowerUse] = {}
+        power = None
+        if meter is not None:
+            if not interrupted and not measure_power(meter, makers, uses, options, progress):
+                interrupted = "Interrupted while the power was measured."
+            power = meter.report()
+            warnings += power.throttled
     if any(found.kind == "gpu" for found in measured):
         warnings += environment.slowed()
     if interrupted:
-        rounds = len(measured[0].blocks)
-        warnings.append(f"Interrupted after {rounds} round{'s' * (rounds != 1)}.")
+        warnings.append(interrupted)
+    records = results(measured, [entry.subject() for entry in entries.values()], options)
     result = BenchReport(
         created_by=f"dinat-deploy {__version__}",
         started=started,
         command=command_line(names, arguments, options),
         environment=machine,
         options=options,
-        results=results(measured, [entry.subject() for entry in entries.values()], options),
-        warnings=warnings,
+        results=[r.model_copy(update={"power": uses.get(r.name)}) for r in records],
+        warnings=list(dict.fromkeys(warnings)),
+        power=power,
     )
     if interrupted:
         raise BenchInterrupted(result)
@@ -142,12 +161,18 @@ class _Entry:
     work: Work | None = None
     notes: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
+    keep: bool = False
     _open: _Owned | None = None
 
     def make(self) -> PreparedRun:
         """The prepared run that is kept, or else a new one."""
         kept, self._open = self._open, None
-        return kept or self._prepare()
+        run = kept or self._prepare()
+        return _Lent(run, self) if self.keep else run
+
+    def take_back(self, run: _Owned) -> None:
+        """Keep a run that somebody is done with, for the next who asks for one."""
+        self._open = run
 
     def open(self) -> None:
         """Load and prepare it; raises what stands against that."""
@@ -226,6 +251,26 @@ class _Owned:
             self._run.close()
         finally:
             self._artefact.close()
+
+
+class _Lent:
+    """A prepared run that goes back to its entry when it is closed."""
+
+    def __init__(self, run: _Owned, owner: _Entry) -> None:
+        self._run, self._owner = run, owner
+        self.kind, self.notes = run.kind, run.notes
+
+    def block(self, seconds: float, least: int) -> Block:
+        return self._run.block(seconds, least)
+
+    def profile(self, iterations: int) -> list[LayerTime]:
+        return self._run.profile(iterations)
+
+    def memory(self) -> MemoryUse:
+        return self._run.memory()
+
+    def close(self) -> None:
+        self._owner.take_back(self._run)
 
 
 def _options(protocol: Mapping[str, Any]) -> BenchOptions:
@@ -329,6 +374,8 @@ def command_line(artefacts: Sequence[str], arguments: Arguments, options: BenchO
     add("--block-time", options.block_ms, default.block_ms)
     flag("--layers", "", options.layers, default.layers)
     flag("--one-alive", "", options.one_alive, default.one_alive)
+    if options.power != default.power:
+        words.append("--power" if options.power == "on" else f"--power={options.power}")
     add("--threads", arguments.threads, 0)
     add("--seed", options.seed, default.seed)
     flag("--trust", "", arguments.trust, False)

@@ -129,7 +129,7 @@ def plan_build(
             model=path.absolute(),
             plan=Path(PLAN),
             plugin=request,
-            profiles=_profiles(onnx, bundle, profiles, notes),
+            profiles=_profiles(onnx, bundle, profiles, notes, low_memory=chosen.low_memory),
             architectures=covered,
             options=chosen,
             timing_cache=_timing_cache(timing_cache, builder.flavor, version, notes),
@@ -324,14 +324,24 @@ def _tapped_tensors(taps: Taps | None, onnx: OnnxFile) -> dict[str, Any]:
 
 
 def _profiles(
-    onnx: OnnxFile, bundle: Bundle | None, given: Sequence[str | Profile], notes: list[str]
+    onnx: OnnxFile,
+    bundle: Bundle | None,
+    given: Sequence[str | Profile],
+    notes: list[str],
+    *,
+    low_memory: bool,
 ) -> list[Profile]:
+    if low_memory and len(given) > 1:
+        raise ConfigError(
+            f"--low-memory builds for one profile, and {len(given)} are given.",
+            "Each further profile takes memory of its own: give one, or build another engine.",
+        )
     bounds = bundle.manifest.graph.size_range if bundle else None
     if given:
         parsed = [parse_profile(entry) if isinstance(entry, str) else entry for entry in given]
         return [found for entry in parsed if (found := check_profile(entry, onnx.inputs, bounds))]
     size = bundle.manifest.config.image_size if bundle else None
-    profile = default_profile(onnx.inputs, size, bounds)
+    profile = default_profile(onnx.inputs, size, bounds, single=low_memory)
     if not profile:
         return []
     notes.append(

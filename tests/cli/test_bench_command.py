@@ -149,7 +149,7 @@ def test_options_are_those_of_trtexec(command: Command, canned: list[dict[str, A
         "plugin_library": Path("p.so"), "shapes": {"image": [1, 3, 8, 8], "mask": [1, 8]},
         "warm_up": 10, "duration": 1.5, "iterations": 4, "streams": 2, "cuda_graph": False,
         "transfers": True, "spin_wait": False, "percentiles": [50, 99.9], "idle_time": 3,
-        "layers": True, "block_ms": 50, "one_alive": True, "seed": 5,
+        "layers": True, "block_ms": 50, "one_alive": True, "seed": 5, "power": "off",
     }  # fmt: skip
 
 
