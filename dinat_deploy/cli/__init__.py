@@ -14,13 +14,16 @@ from dinat_deploy.cli.calibrate import calibrate
 from dinat_deploy.cli.console import run
 from dinat_deploy.cli.convert import convert
 from dinat_deploy.cli.deploy import deploy
+from dinat_deploy.cli.dilations import dilations
 from dinat_deploy.cli.doctor import doctor
+from dinat_deploy.cli.estimate import estimate
 from dinat_deploy.cli.evaluate import evaluate
 from dinat_deploy.cli.export import export
 from dinat_deploy.cli.infer import infer
 from dinat_deploy.cli.inspect import inspect
 from dinat_deploy.cli.models import models
 from dinat_deploy.cli.plugin import plugin
+from dinat_deploy.cli.receptive_field import receptive_field
 from dinat_deploy.cli.sensitivity import sensitivity
 from dinat_deploy.cli.verify import verify
 
@@ -44,7 +47,7 @@ def cli() -> None:
 
 for command in (
     models, export, calibrate, sensitivity, convert, build, verify, bench, evaluate, infer, deploy,
-    inspect, plugin, doctor,
+    inspect, plugin, doctor, dilations, receptive_field, estimate,
 ):  # fmt: skip
     cli.add_command(command)
 

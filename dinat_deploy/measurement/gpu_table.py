@@ -45,9 +45,15 @@ class GpuFigures:
         return rates.get(precision)
 
 
-def _jetson(
+def jetson_figures(
     name: str, multiprocessors: int, mhz: float, bandwidth: float, *, int8: bool = True
 ) -> GpuFigures:
+    """Figures of a Jetson module at a clock of its GPU.
+
+    Args:
+        int8: whether a rate of INT8 is published.
+    """
+
     def rate(per_clock: int) -> float:
         return multiprocessors * mhz * per_clock / 1e6
 
@@ -101,13 +107,13 @@ _FIGURES = {
         GpuFigures("GeForce RTX 5080", 56.3, 56.3, 225.1, 450.2, 960),
         GpuFigures("GeForce RTX 5090", 104.8, 104.8, 419, 838, 1792),
         # Jetson. INT8 of Thor is not published by itself.
-        _jetson("Jetson Orin Nano 4GB", 4, 1020, 51.2),
-        _jetson("Jetson Orin Nano 8GB", 8, 1020, 102.4),
-        _jetson("Jetson Orin NX 8GB", 8, 1173, 102.4),
-        _jetson("Jetson Orin NX 16GB", 8, 1173, 102.4),
-        _jetson("Jetson AGX Orin 32GB", 14, 930, 204.8),
-        _jetson("Jetson AGX Orin 64GB", 16, 1300, 204.8),
-        _jetson("Jetson Thor T5000", 20, 1575, 273, int8=False),
+        jetson_figures("Jetson Orin Nano 4GB", 4, 1020, 51.2),
+        jetson_figures("Jetson Orin Nano 8GB", 8, 1020, 102.4),
+        jetson_figures("Jetson Orin NX 8GB", 8, 1173, 102.4),
+        jetson_figures("Jetson Orin NX 16GB", 8, 1173, 102.4),
+        jetson_figures("Jetson AGX Orin 32GB", 14, 930, 204.8),
+        jetson_figures("Jetson AGX Orin 64GB", 16, 1300, 204.8),
+        jetson_figures("Jetson Thor T5000", 20, 1575, 273, int8=False),
     )
 }
 
@@ -127,6 +133,11 @@ _MODULES = {
 _JETSONS = ("Orin", "Thor", "Jetson Orin", "Jetson Thor")
 
 
+def known_gpus() -> list[GpuFigures]:
+    """All GPUs in the table."""
+    return list(_FIGURES.values())
+
+
 def gpu_figures(name: str, device_tree: Path | None = None) -> GpuFigures | None:
     """Figures of a GPU.
 
@@ -140,11 +151,11 @@ def gpu_figures(name: str, device_tree: Path | None = None) -> GpuFigures | None
     """
     short = name.strip().removeprefix("NVIDIA ")
     if short in _JETSONS:
-        return _jetson_figures(device_tree or _DEVICE_TREE)
+        return _module_figures(device_tree or _DEVICE_TREE)
     return _FIGURES.get(short)
 
 
-def _jetson_figures(device_tree: Path) -> GpuFigures | None:
+def _module_figures(device_tree: Path) -> GpuFigures | None:
     try:
         compatible = (device_tree / "compatible").read_bytes().decode(errors="replace")
     except OSError:
