@@ -12,75 +12,30 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from dinat_deploy.graph import schema
+from dinat_deploy.graph.box_islands import Boxes, SampledPlaces
 from dinat_deploy.graph.formats import Format, Rounding, measure_rounding
+from dinat_deploy.graph.node_kinds import (
+    NORMALIZATIONS,
+    PRODUCTS,
+    STANDARD,
+    SUMS,
+    TYPELESS,
+    is_move,
+)
 from dinat_deploy.graph.ranges import Ranges
 
+FloatArray = npt.NDArray[np.float32]
 FLOAT = ir.DataType.FLOAT
 # Recorded values may come this close to the largest number; other inputs may give larger ones.
 DEFAULT_MARGIN = 0.25
 # Relative root mean square: a tensor of normal float16 numbers changes by about 2e-4.
 LARGEST_WEIGHT_ERROR = 1e-3
-
-_STANDARD = ("", "ai.onnx")
-_NORMALIZATIONS = frozenset(
-    {
-        "BatchNormalization",
-        "GroupNormalization",
-        "InstanceNormalization",
-        "LayerNormalization",
-        "LpNormalization",
-        "MeanVarianceNormalization",
-        "RMSNormalization",
-    }
-)
-_SUMS = frozenset(
-    {
-        "AveragePool",
-        "CumSum",
-        "Exp",
-        "GlobalAveragePool",
-        "Log",
-        "LogSoftmax",
-        "Pow",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "ReduceMean",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "Softmax",
-        "Softplus",
-        "Sqrt",
-    }
-)
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
-_MOVES = frozenset(
-    {
-        "Concat",
-        "DepthToSpace",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "Pad",
-        "Reshape",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
-# They read the shape of whatever they are given.
-TYPELESS = frozenset({"Shape", "Size"})
 
 
 class Rule(Protocol):
@@ -127,11 +82,11 @@ class Statistics:
     """Normalizations, softmax, means: sums over many values, and exponentials."""
 
     def reason(self, node: ir.Node) -> str | None:
-        if node.domain not in _STANDARD:
+        if node.domain not in STANDARD:
             return None
-        if node.op_type in _NORMALIZATIONS:
+        if node.op_type in NORMALIZATIONS:
             return f"{node.op_type}: its statistics are sums over many values"
-        if node.op_type in _SUMS:
+        if node.op_type in SUMS:
             return f"{node.op_type}: sums and exponentials lose the most to short numbers"
         return None
 
@@ -144,10 +99,10 @@ class Head:
         for value in graph.outputs:
             node = value.producer()
             while node is not None and (source := _only_source(node)) is not None:
-                if node.domain not in _STANDARD or node.op_type in _NORMALIZATIONS:
+                if node.domain not in STANDARD or node.op_type in NORMALIZATIONS:
                     break
                 self._nodes.setdefault(node, f"the head of the output {value.name}")
-                if node.op_type in _PRODUCTS:
+                if node.op_type in PRODUCTS:
                     break
                 node = source.producer()
 
@@ -219,6 +174,8 @@ def rules(
         Requested(keep),
         NoSuchOperator(form, model.graph.opset_imports[""]),
         Statistics(),
+        SampledPlaces(model.graph),
+        Boxes(model.graph),
         Head(model.graph),
     ]
     if ranges is not None:
@@ -231,10 +188,16 @@ def rules(
 def weight_roundings(model: ir.Model, form: Format) -> dict[str, Rounding]:
     """Initializer -> what rounding to the format does to it, for the float32 ones."""
     return {
-        name: measure_rounding(value.const_value.numpy(), form)
+        name: measure_rounding(_without_mask(value.const_value.numpy()), form)
         for name, value in model.graph.initializers.items()
         if value.const_value is not None and value.const_value.dtype == FLOAT
     }
+
+
+def _without_mask(array: FloatArray) -> FloatArray:
+    """Zeros in place of minus infinity, which every format has."""
+    masked = np.isneginf(array)
+    return np.where(masked, np.float32(0), array) if masked.any() else array
 
 
 def find_islands(model: ir.Model, asked: Iterable[Rule]) -> dict[ir.Node, str]:
@@ -255,17 +218,12 @@ def data_nodes(graph: ir.Graph) -> list[ir.Node]:
     data = {value for value in graph.inputs if value.dtype == FLOAT}
     nodes = []
     for node in graph:
-        if node.op_type in TYPELESS and node.domain in _STANDARD:
+        if node.op_type in TYPELESS and node.domain in STANDARD:
             continue
         if any(value in data for value in node.inputs):
             nodes.append(node)
             data.update(value for value in node.outputs if value.dtype == FLOAT)
     return nodes
-
-
-def is_move(node: ir.Node) -> bool:
-    """Whether a node only moves values, and computes nothing."""
-    return node.op_type in _MOVES and node.domain in _STANDARD
 
 
 def _only_source(node: ir.Node) -> ir.Value | None:
@@ -313,7 +271,7 @@ def accepted_types(domain: str, op_type: str, opset: int) -> OperatorTypes | Non
     """What an operator accepts; None if it is not known."""
     if domain == schema.DOMAIN and op_type in schema.OP_TYPES:
         known = next(entry for entry in schema.schemas() if entry.name == op_type)
-    elif domain in _STANDARD:
+    elif domain in STANDARD:
         try:
             known = onnx.defs.get_schema(op_type, opset)
         except onnx.defs.SchemaError:

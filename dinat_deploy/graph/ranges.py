@@ -1,7 +1,8 @@
 """How large the numbers in a graph become, recorded while it runs.
 
 The graph is given outputs that reduce every tensor to its largest absolute value, so that a run
-keeps no tensor longer than the model itself does, however many there are.
+keeps no tensor longer than the model itself does, however many there are. Minus infinity that is a
+mask is left out (:mod:`dinat_deploy.graph.masks`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import onnx_ir as ir
 from dinat_deploy.errors import ConversionError
 from dinat_deploy.graph.expressions import Builder, Expr
 from dinat_deploy.graph.functions import op_nodes
+from dinat_deploy.graph.masks import masked_tensors, without_mask
 from dinat_deploy.graph.schema import PACKED
 
 FloatArray = npt.NDArray[np.float32]
@@ -28,7 +30,7 @@ class Probes:
     """Outputs that were added to a graph.
 
     Attributes:
-        tensors: output -> the tensor whose largest absolute value it holds.
+        tensors: output -> the tensor whose largest absolute value it holds, masks left out.
         scores: output -> the attention node whose longest queries and keys it holds, as
             ``[2, heads]``.
     """
@@ -42,7 +44,7 @@ class Ranges:
     """What was recorded, over all inputs so far.
 
     Attributes:
-        tensors: tensor -> its largest absolute value.
+        tensors: tensor -> its largest absolute value, masks left out.
         scores: attention node -> a bound of its scores (scaled products of query and key, without
             the bias): the longest query times the longest key of a head.
         inputs: how many inputs were run.
@@ -60,10 +62,12 @@ def add_probes(model: ir.Model) -> Probes:
     probes = Probes()
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     attention = op_nodes(model)
+    masked = masked_tensors(graph)
     reduced: list[Expr] = []
     for value in values:
         if value.dtype == _FLOAT and value.name:
-            reduced.append(_output(b, b.ReduceMax(b.Abs(b.wrap(value)), keepdims=0), reduced))
+            measured = without_mask(b, value, masked)
+            reduced.append(_output(b, b.ReduceMax(b.Abs(measured), keepdims=0), reduced))
             probes.tensors[str(reduced[-1].value.name)] = value.name
     for node in attention:
         reduced.append(_output(b, _longest(b, node), reduced))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,14 @@ import onnx_ir as ir
 
 from dinat_deploy.bundle import Bundle, Case, FloatArray, VariantVerification
 from dinat_deploy.data.dataset import Sample
+from dinat_deploy.detection_parity import align
 from dinat_deploy.errors import BundleError, ConversionError, MissingDependencyError
+from dinat_deploy.graph import choices
 from dinat_deploy.graph.formats import QUANTIZED_FORMATS, Format
 from dinat_deploy.graph.precision import check_convertible
 from dinat_deploy.graph.ranges import Ranges, add_probes, attention_scales, record
 from dinat_deploy.graph.simulation import simulate
+from dinat_deploy.models.decoders import MaskRCNN
 from dinat_deploy.models.preprocessing import open_image
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.native import find_library
@@ -92,7 +95,9 @@ def run_float32(
     """Run the float32 model.
 
     Returns:
-        The range of every tensor; and the cases, those that had no outputs with this model's.
+        The range of every tensor; and the cases, those that had no outputs with this model's. Of a
+        detector, all have, and its choices are further inputs: PyTorch's may be others where there
+        is a tie.
 
     Raises:
         BundleError: the model has no body, and the operator's library is missing.
@@ -102,6 +107,8 @@ def run_float32(
         model = ir.load(bundle.model_path)
         check_convertible(model)
         scales = attention_scales(model)
+        detects = isinstance(bundle.manifest.config.decoder, MaskRCNN)
+        chosen = choices.expose(model) if detects else []
         probes = add_probes(model)
         # Outside of the message, weights are mapped and not copied twice when they are loaded.
         save(model, scratch / "ranges.onnx", external=True)
@@ -115,8 +122,10 @@ def run_float32(
         found = session.run(case.inputs)
         record(ranges, probes, found, scales)
         # Copied: an array of the runtime's keeps all of its memory.
-        own = case.outputs or {name: found[name].copy() for name in outputs}
-        complete.append(Case(case.name, case.inputs, own))
+        recorded = {} if chosen else case.outputs
+        own = recorded or {name: found[name].copy() for name in outputs}
+        followed = {name: found[name].copy() for name in chosen}
+        complete.append(Case(case.name, {**case.inputs, **followed}, own))
     session.close()
     return ranges, complete
 
@@ -148,15 +157,19 @@ class Subject:
 
     Attributes:
         file: the ONNX file.
+        inputs: names of its inputs; cases may hold choices too.
         precision: as on the command line.
         form: the 16-bit type in it; None if there is none.
         pixels: if it takes pixels; the cases hold them normalised.
+        detector: if it is one; it is then compared while it follows the choices in the cases.
     """
 
     file: Path
+    inputs: Sequence[str]
     precision: str
     form: Format | None
     pixels: Pixels | None = None
+    detector: MaskRCNN | None = None
 
     @property
     def name(self) -> str:
@@ -205,23 +218,56 @@ def check(
     Raises:
         ConversionError: an output is off by more than the tolerance.
     """
-    reports = []
+    reports: list[RunReport] = []
     for way in progress.track(ways(body, subject.form), "Comparing"):
-        path = subject.file
-        if way.simulated and subject.form is not None:
-            model = ir.load(path)
-            simulate(model, subject.form, inline=way.custom_op is None)
-            path = path.with_name("simulated.onnx")
-            save(model, path, external=True)
-            del model
-            gc.collect()
-        session = _session(path, body, way.custom_op or False)
+        followed = [name for name in cases[0].inputs if name not in subject.inputs]
+        session = _load(subject, way, body, followed)
         name = f"{subject.name} simulated in {session.name}" if way.simulated else session.name
-        reports.append(_compare(session, name, way.simulated, cases, tolerance, subject.pixels))
+        report = _compare(session, name, way.simulated, cases, tolerance, subject)
         session.close()
-        if not reports[-1].passed:
-            raise ConversionError(_failure(reports[-1], subject), subject.cure)
+        if not report.passed:
+            raise ConversionError(_failure(report, subject), subject.cure)
+        if subject.detector is not None and not reports:
+            session = _load(subject, way, body)
+            same = _same_detections(session, subject.detector, cases, tolerance, subject.pixels)
+            session.close()
+            report = replace(report, same_detections=same)
+        reports.append(report)
     return reports
+
+
+def _load(
+    subject: Subject, way: Way, body: bool, followed: Sequence[str] = ()
+) -> OnnxRuntimeSession:
+    """The converted model, as it is to run, and with these of its choices as inputs."""
+    path = subject.file
+    if followed or way.simulated:
+        model = ir.load(path)
+        choices.follow(model, followed)
+        if way.simulated and subject.form is not None:
+            simulate(model, subject.form, inline=way.custom_op is None)
+        path = path.with_name("simulated.onnx" if way.simulated else "followed.onnx")
+        save(model, path, external=True)
+        del model
+        gc.collect()
+    return _session(path, body, way.custom_op or False)
+
+
+def _same_detections(
+    session: OnnxRuntimeSession,
+    detector: MaskRCNN,
+    cases: Sequence[Case],
+    tolerance: Tolerance,
+    pixels: Pixels | None,
+) -> float:
+    """Share of the detections that are the float32 model's, but for ties, when the converted model
+    makes its own choices."""
+    others, rows = 0, 0
+    for case in cases:
+        outputs = session.run(pixels.nearest(case.inputs) if pixels else case.inputs)
+        others += align(case.outputs, outputs, detector, tolerance).unexplained
+        rows += sum(np.count_nonzero(run["scores"] > 0) for run in (case.outputs, outputs))
+    return 1 - others / max(rows, 1)
 
 
 def _failure(report: RunReport, subject: Subject) -> str:
@@ -238,8 +284,9 @@ def _compare(
     simulated: bool,
     cases: Sequence[Case],
     tolerance: Tolerance,
-    pixels: Pixels | None,
+    subject: Subject,
 ) -> RunReport:
+    pixels = subject.pixels
     found: dict[str, Errors] = {}
     agreeing: list[float] = []
     for case in cases:
@@ -247,7 +294,8 @@ def _compare(
         compared = compare_all(case.outputs, outputs, list(case.outputs), tolerance)
         for output, errors in compared.items():
             found[f"{case.name}: {output}"] = errors
-            if errors.argmax_agreement is not None:
+            # The rows of a detector's outputs are boxes.
+            if errors.argmax_agreement is not None and subject.detector is None:
                 rows = len(case.outputs[output])
                 agreeing += [errors.argmax_agreement] * rows
     worst = max(found, key=lambda key: _excess(found[key]))

@@ -22,6 +22,8 @@ class RunReport:
         argmax_agreement: share of the images with the same best class; None without classes.
         worst: the output that is closest to, or furthest beyond, its limit, as ``case: output``.
         errors: of that output.
+        same_detections: of a detector that made its own choices, the share of the detections that
+            are the float32 model's; None if that was not asked.
     """
 
     name: str
@@ -33,6 +35,7 @@ class RunReport:
     argmax_agreement: float | None
     worst: str
     errors: Errors
+    same_detections: float | None = None
 
     @property
     def passed(self) -> bool:

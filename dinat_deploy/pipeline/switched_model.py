@@ -23,6 +23,7 @@ from dinat_deploy.evaluation.metrics import ClassificationCounter, SegmentationC
 from dinat_deploy.evaluation.records import Scores
 from dinat_deploy.graph import islands, schema
 from dinat_deploy.graph.formats import FORMATS, QUANTIZED_FORMATS
+from dinat_deploy.graph.node_kinds import is_move
 from dinat_deploy.graph.quantization import switches
 from dinat_deploy.measurement.onnx_work import macs_by_node
 from dinat_deploy.pipeline.conversion_checks import save
@@ -249,7 +250,7 @@ class SwitchedModel:
         rules = islands.rules(model, form, keep=keep)
         kept = islands.find_islands(model, rules)
         data = islands.data_nodes(model.graph)
-        nodes = [node for node in data if node not in kept and not islands.is_move(node)]
+        nodes = [node for node in data if node not in kept and not is_move(node)]
         self.skipped = {str(node.name): reason for node, reason in kept.items()}
         if not nodes:
             raise ConfigError(f"No node is left to become {form.name}.", "Exclude fewer.")
