@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dinat_deploy.cli.console import json_option, print_json, progress
+from dinat_deploy.cli.console import json_option, on_interrupt, print_json, progress
 
 if TYPE_CHECKING:
     from dinat_deploy.pipeline.inferring import ImagePredictions
@@ -109,6 +109,8 @@ def infer(
     """
     if model is None and bundle is None:
         raise click.UsageError("Missing option '--bundle' (or '--model').")
+    if output is not None or map_ is not None:
+        on_interrupt("What was drawn of earlier pictures is kept.")
     with progress(_STAGES) as shown:
         from dinat_deploy.pipeline.inferring import Drawing
         from dinat_deploy.pipeline.inferring import infer as run

@@ -38,6 +38,8 @@ _PLAIN_KEYS = ("state_dict", "model", "model_state_dict", "net", "module")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # What a pickle and a zip archive of pickles begin with.
 _PICKLE_MAGIC = (b"\x80", b"P")
+# The first object in a file of torch.save before PyTorch 1.6 (torch.serialization.MAGIC_NUMBER).
+_LEGACY_MAGIC = torch.serialization.MAGIC_NUMBER
 _STEMS = ("patch_embed.proj.0.weight", "patch_embed.proj.weight")
 
 
@@ -194,8 +196,8 @@ def _load_shards(directory: Path) -> dict[str, Tensor]:
 def _load_file(path: Path) -> Any:
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}.", "Check the path.")
-    if path.suffix == ".pkl" and path.is_file() and not zipfile.is_zipfile(path):
-        return read_pickled_arrays(path)  # of detectron2; zip archives are PyTorch's
+    if path.suffix == ".pkl" and path.is_file() and not _is_of_pytorch(path):
+        return read_pickled_arrays(path)  # of detectron2
     damaged = "The file is damaged or incomplete; compare its size with the source and copy again."
     try:
         if path.suffix == ".safetensors":
@@ -221,6 +223,14 @@ def _load_file(path: Path) -> Any:
         text = next(iter(str(error).splitlines()), "") or type(error).__name__
         reason = text.partition(". ")[0].rstrip(".")
         raise CheckpointError(f"{path} cannot be read: {reason}.", damaged) from None
+
+
+def _is_of_pytorch(path: Path) -> bool:
+    """Whether ``torch.save`` wrote a file: a zip archive, or before PyTorch 1.6 several pickles."""
+    with path.open("rb") as stream:
+        begin = stream.read(32)
+    number = _LEGACY_MAGIC.to_bytes(10, "little")
+    return zipfile.is_zipfile(path) or number in begin
 
 
 def _is_weights(content: Any) -> bool:

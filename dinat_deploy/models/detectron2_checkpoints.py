@@ -90,7 +90,7 @@ def mask2former_to_model(heads: Heads, decoder: Decoder | None = None) -> dict[s
     renamed: dict[str, Tensor] = {}
     for name, tensor in heads.items():
         new = _renamed(name)
-        if name != new and (joined := _JOINED.fullmatch(new)):
+        if name != new and tensor.dim() and (joined := _JOINED.fullmatch(new)):
             for part, piece in zip("qkv", tensor.chunk(3), strict=False):
                 renamed[f"{joined[1]}{part}_proj.{joined[2]}"] = piece
         else:
@@ -182,8 +182,9 @@ def _classes(heads: Heads, name: str) -> int | None:
     return int(weight.shape[0]) - 1 if weight is not None and weight.dim() == 2 else None
 
 
-def cure(heads: Heads, config: ModelConfig) -> str:
-    """What to do if a checkpoint's backbone fits a model with a decoder and its heads do not."""
+def cure(heads: Heads, config: ModelConfig) -> str | None:
+    """What to do if a checkpoint's backbone fits a model with a decoder and its heads do not; None
+    if the settings that show in them are the model's."""
     decoder = config.decoder
     assert isinstance(decoder, Mask2Former | OneFormer)
     ours = {"mask2former": "Mask2Former", "oneformer": "OneFormer"}
@@ -210,4 +211,4 @@ def cure(heads: Heads, config: ModelConfig) -> str:
                 f"Its head has {name} {value} and the model's {getattr(decoder, name)}: correct "
                 "the decoder in --config."
             )
-    return "The heads differ: use the checkpoint's own configuration."
+    return None

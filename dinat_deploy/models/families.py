@@ -42,7 +42,8 @@ class Family:
         settings_of: (tensors, task) -> settings as far as they show in the weights, or None if
             it is no such head. Raises CheckpointError if what must be known does not show.
         num_classes_of: classes that a head tells apart, or None if it has no classifier.
-        cure: (tensors, configuration) -> what to do if the backbone fits and the head does not.
+        cure: (tensors, configuration) -> what to do if the backbone fits and the head does not, or
+            None if the settings that show in the head are the model's.
         to_model: (tensors, settings) -> the tensors under the names of our model.
     """
 
@@ -52,7 +53,7 @@ class Family:
     prefixes: tuple[str, ...]
     settings_of: Callable[[Heads, DecoderTask], Decoder | None]
     num_classes_of: Callable[[Heads], int | None]
-    cure: Callable[[Heads, ModelConfig], str]
+    cure: Callable[[Heads, ModelConfig], str | None]
     to_model: Callable[[Heads, Decoder], dict[str, Tensor]] = _unchanged
 
 

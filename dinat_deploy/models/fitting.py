@@ -277,7 +277,7 @@ def _cure(
     if found is None:
         return "The file is no complete NAT or DiNAT checkpoint; get it again from its source."
     wanted = _of_config(config)
-    if missing and all(name.endswith("attn.rpb") for name in missing):
+    if missing and not any(name.endswith("attn.rpb") for name in checkpoint.tensors):
         return (
             "The file has no positional bias: it was saved by a model on NATTEN >= 0.20, which "
             "has none, or with bias=False. Such weights give other results; use the original file."
@@ -300,7 +300,12 @@ def _cure(
             f"bias from kernel size {found.kernel_size} to {wanted.kernel_size} (fine-tune after)."
         )
     if config.decoder is not None and (not checkpoint.heads or found.is_backbone):
-        return FAMILIES[config.decoder.type].cure(checkpoint.heads, config)
+        known = FAMILIES[config.decoder.type].cure(checkpoint.heads, config)
+        if known is not None:
+            return known
+        if missing:
+            return "The file is incomplete; get it again from its source."
+        return "The head is not quite of this kind: use a checkpoint that has these tensors alone."
     if found.is_backbone and not wanted.is_backbone:
         family = family_of(checkpoint.heads)
         task = "backbone" if family is None else family.task

@@ -44,7 +44,7 @@ def parse_config(data: Mapping[str, Any]) -> ModelConfig:
     settings = {
         "type": "upernet",
         "channels": data.get("hidden_size", 512),
-        "pool_scales": tuple(data.get("pool_scales", (1, 2, 3, 6))),
+        "pool_scales": data.get("pool_scales", (1, 2, 3, 6)),
         **auxiliary,
     }
     classes = len(data.get("id2label") or ()) or data.get("num_labels", 2)

@@ -60,12 +60,16 @@ def settings_of(heads: Mapping[str, Tensor], task: DecoderTask = "instance") -> 
     if proposals is None or classes is None or boxes is None or hidden is None or masks is None:
         return None
     stages = _count(heads, r"roi_head\.bbox_head\.(\d+)\.fc_cls\.weight")
-    if int(proposals.shape[0]) != _ANCHORS or stages not in (0, 1, 3):
+    if stages not in (0, 1, 3):
         raise CheckpointError(
-            f"The detector has {int(proposals.shape[0])} anchors at each place and "
-            f"{max(1, stages)} stages, and the published ones {_ANCHORS} anchors and 1 or 3 "
-            "stages; the shapes of anchors leave no trace in weights.",
-            "Give them with --config, as anchor_ratios and stages of the decoder.",
+            f"The detector has {stages} stages of box heads, and the known ones 1 or 3.",
+            "Get the file again from its source if it should have 3.",
+        )
+    if int(proposals.shape[0]) != _ANCHORS:
+        raise CheckpointError(
+            f"The detector has {int(proposals.shape[0])} anchors at each place, and the published "
+            f"ones {_ANCHORS}; the shapes of anchors leave no trace in weights.",
+            "Give them with --config, as anchor_ratios of the decoder.",
         )
     at = r"roi_head\.bbox_head\." + (r"0\." if stages else "")
     return MaskRCNN(
@@ -82,8 +86,9 @@ def settings_of(heads: Mapping[str, Tensor], task: DecoderTask = "instance") -> 
     )
 
 
-def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str:
-    """What to do if a checkpoint's backbone fits a model with a decoder and its heads do not."""
+def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str | None:
+    """What to do if a checkpoint's backbone fits a model with a decoder and its heads do not; None
+    if the settings that show in them are the model's."""
     decoder = config.decoder
     assert isinstance(decoder, MaskRCNN)
     if not heads:
@@ -96,11 +101,19 @@ def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str:
         return f"The file tells {classes} classes apart: use --num-classes {classes}."
     found = settings_of(heads)
     if found is None:
-        return "The file has another detector than Mask R-CNN, which is the only one known."
+        return "The file has no complete Mask R-CNN, which is the only detector known."
     if found.stages != decoder.stages:
         kinds = {1: "Mask R-CNN", 3: "a cascade"}
         return (
             f"The file is {kinds[found.stages]} and the model {kinds[decoder.stages]}: leave the "
             "decoder out of --config and use --task instance."
         )
-    return "The heads differ: leave the decoder out of --config and use --task instance."
+    shown = ("channels", "box_convs", "box_linears", "box_dim", "class_agnostic", "mask_convs")
+    for name in shown:
+        theirs, ours = getattr(found, name), getattr(decoder, name)
+        if theirs != ours:
+            return (
+                f"Its head has {name} {theirs} and the model's {ours}: correct the decoder in "
+                "--config, or leave it out and use --task instance."
+            )
+    return None

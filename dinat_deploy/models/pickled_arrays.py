@@ -23,17 +23,21 @@ _ORDERS = ("<", "|", "=")  # of bytes: little endian, or none
 _KINDS = "fiub"
 
 
+class _RefusedError(Exception):
+    """A pickle holds something else than arrays."""
+
+
 class _Type:
     """Stands for ``numpy.dtype``."""
 
     def __init__(self, code: object = None, *_: object) -> None:
         if not isinstance(code, str) or code.lstrip("<|=")[:1] not in tuple(_KINDS):
-            raise pickle.UnpicklingError(f"arrays of type {code!r}")
+            raise _RefusedError(f"arrays of type {code!r}")
         self.code = code.lstrip("<|=")
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) < 2 or state[1] not in _ORDERS:
-            raise pickle.UnpicklingError("arrays in big-endian order")
+            raise _RefusedError("arrays in big-endian order")
 
 
 class _Array:
@@ -50,7 +54,7 @@ class _Array:
                 array = flat.reshape(sizes[::-1] if fortran else sizes)
                 self.value = array.permute(*range(len(sizes))[::-1]) if fortran else array
             case _:
-                raise pickle.UnpicklingError("an array of unknown form")
+                raise _RefusedError("an array of unknown form")
 
 
 def _array(*_: object) -> _Array:
@@ -60,7 +64,7 @@ def _array(*_: object) -> _Array:
 def _bytes(text: object, encoding: object = "latin1") -> bytes:
     """Pickles of protocol 2 write bytes as text."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("bytes of unknown form")
+        raise _RefusedError("bytes of unknown form")
     return text.encode("latin1")
 
 
@@ -79,7 +83,7 @@ class _Reader(pickle.Unpickler):
         try:
             return _KNOWN[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name}") from None
+            raise _RefusedError(f"{module}.{name}") from None
 
 
 def read_pickled_arrays(path: Path) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def read_pickled_arrays(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             content = _Reader(stream, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         raise CheckpointError(
             f"{path} holds more than arrays of numbers ({error}); loading it could run code.",
             "Pass a file with the weights alone.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ class Preprocessing(BaseModel):
     crop: tuple[int, int]
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = Field(default=IMAGENET_MEAN, min_length=1)
-    std: tuple[float, ...] = Field(default=IMAGENET_STD, min_length=1)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=IMAGENET_STD, min_length=1)
 
     @classmethod
     def for_evaluation(cls, image_size: tuple[int, int], crop_fraction: float) -> Preprocessing:

@@ -97,8 +97,9 @@ def _auxiliary(heads: Mapping[str, Tensor], inputs: list[int]) -> dict[str, Any]
     }
 
 
-def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str:
-    """What to do if a checkpoint's backbone fits a model with a decoder and its heads do not."""
+def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str | None:
+    """What to do if a checkpoint's backbone fits a model with a decoder and its heads do not; None
+    if the settings that show in them are the model's."""
     decoder = config.decoder
     assert isinstance(decoder, UPerNet)
     if not heads:
@@ -111,10 +112,16 @@ def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str:
         return f"The file tells {classes} classes apart: use --num-classes {classes}."
     found = settings_of(heads)
     if found is None:
-        return "The file has another decode head than UPerNet's, which is the only one known."
+        return "The file has no complete decode head of UPerNet, which is the only one known."
     if found.channels != decoder.channels:
         return (
             f"Its decode head has {found.channels} channels and the model's {decoder.channels}: "
             "correct the decoder in --config, or leave it out and use --task semantic."
         )
-    return "The heads differ: leave the decoder out of --config and use --task semantic."
+    if found.auxiliary_channels != decoder.auxiliary_channels:
+        return (
+            f"Its auxiliary_channels are {found.auxiliary_channels} and the model's "
+            f"{decoder.auxiliary_channels} (None: no auxiliary head): correct the decoder in "
+            "--config, or leave it out and use --task semantic."
+        )
+    return None

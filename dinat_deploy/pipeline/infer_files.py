@@ -27,11 +27,16 @@ def output_files(
 
     Raises:
         ConfigError: there are several pictures for one file, or its ending means nothing.
-        OutputError: a file would replace one of the pictures.
+        OutputError: a file would replace one of the pictures, or the folder is a file.
     """
     if output is None:
         return None
     target = Path(output)
+    if not target.suffix and target.is_file():
+        raise OutputError(
+            f"{target} is a file, and without an ending it would be a folder.",
+            f"Name another folder, or a file that ends in {', '.join(suffixes)}.",
+        )
     if target.is_dir() or not target.suffix:
         files = _in_folder(target, images)
     elif target.suffix.lower() not in suffixes:
@@ -50,6 +55,24 @@ def output_files(
         if file.resolve() in originals:
             raise OutputError(f"{file} is a picture to look at.", "Write to another place.")
     return files
+
+
+def check_apart(first: Sequence[Path] | None, second: Sequence[Path] | None) -> None:
+    """That no file would be written twice.
+
+    Args:
+        first, second: files of the drawings and of the maps, None for none.
+
+    Raises:
+        OutputError: a file is both.
+    """
+    others = {file.resolve() for file in second or ()}
+    for file in first or ():
+        if file.resolve() in others:
+            raise OutputError(
+                f"{file} would be the drawing, and then the map in its place.",
+                "Give --output and --map different places.",
+            )
 
 
 def _in_folder(folder: Path, images: Sequence[str | Path]) -> list[Path]:

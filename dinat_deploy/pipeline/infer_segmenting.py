@@ -99,9 +99,12 @@ class Segmenter:
 
     def _look(self, photo: Image.Image) -> tuple[list[npt.NDArray[Any]], View]:
         """The outputs of one look at the whole photo, in the decoder's order."""
-        how = self._manifest.preprocessing
-        outputs = self._runner.run_one(how.pixels(photo))
-        names = self._manifest.config.output_names
+        how, config = self._manifest.preprocessing, self._manifest.config
+        pixels = how.pixels(photo)
+        # Detections are not in batches, so that batches of them cannot be taken apart.
+        boxes = isinstance(config.decoder, MaskRCNN)
+        outputs = self._runner.run_one(pixels) if boxes else self._runner.run([pixels])
+        names = config.output_names
         return [outputs[name] for name in names], View.of(how, (photo.height, photo.width))
 
     def _by_queries(self, photo: Image.Image) -> Answer:

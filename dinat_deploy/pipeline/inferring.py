@@ -14,7 +14,7 @@ from dinat_deploy.bundle import Bundle, Manifest
 from dinat_deploy.errors import BundleError, ConfigError
 from dinat_deploy.models.preprocessing import open_image
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact
-from dinat_deploy.pipeline.infer_files import output_files, write_picture
+from dinat_deploy.pipeline.infer_files import check_apart, output_files, write_picture
 from dinat_deploy.pipeline.infer_running import Runner
 from dinat_deploy.pipeline.infer_segmenting import Segmenter
 from dinat_deploy.pipeline.infer_semantic import Mode
@@ -155,6 +155,10 @@ def infer(
         raise ConfigError(f"An opacity of {drawing.opacity} is not in 0..1.")
     overlays = output_files(drawing.output, images)
     maps = output_files(drawing.map, images, (".png",))
+    check_apart(overlays, maps)
+    for image in images:
+        if not Path(image).exists():  # not after the pictures before it
+            open_image(image)
     with open_artefact(
         path, trust=trust, bundle=bundle, plugin_library=plugin_library, progress=progress
     ) as artefact:

@@ -13,13 +13,19 @@ from dinat_deploy.models.building import Model, for_inference
 from dinat_deploy.models.checkpoints import Checkpoint, read_checkpoint, read_hugging_face
 from dinat_deploy.models.config import Dilations, ModelConfig
 from dinat_deploy.models.datasets import ClassTable, class_table
-from dinat_deploy.models.decoders import DecoderTask, UPerNet
-from dinat_deploy.models.families import FAMILIES
+from dinat_deploy.models.decoders import DecoderTask, MaskRCNN, UPerNet
+from dinat_deploy.models.families import FAMILIES, Family, family_of
 from dinat_deploy.models.fitting import fit
 from dinat_deploy.models.labels import default_labels
 from dinat_deploy.models.model_card import ModelCard
 from dinat_deploy.models.preprocessing import Preprocessing
-from dinat_deploy.models.presets import choose_decoder, dataset_for, preset
+from dinat_deploy.models.presets import (
+    DECODERS,
+    choose_decoder,
+    dataset_for,
+    preset,
+    settings,
+)
 from dinat_deploy.models.weights import model_from_state, seeded_model
 from dinat_deploy.models.zoo import (
     SCHEDULES,
@@ -161,13 +167,15 @@ def _config(
         changes["dilations"] = _dilations(request, variant)
     if request.task == "backbone":
         # First, so that changed depths change the levels that are returned.
-        config = config.replace(decoder=None, **changes)
-        return config.backbone
+        config = config.replace(decoder=None, **changes).backbone
+        _check_decoder(request, config)
+        return config
     if request.task != "classification" and config.decoder is None:
         changes = _headed(request, request.task, variant, checkpoint) | changes
     config = config.replace(**changes) if changes else config
     if request.task not in ("classification", config.task):
         config = _with_task(config, request.task)
+    _check_decoder(request, config)
     if request.full_size:
         if not isinstance(config.decoder, UPerNet):
             raise ConfigError("--full-size is about the logits of UPerNet.", "Add --task semantic.")
@@ -192,15 +200,64 @@ def _headed(
         family = FAMILIES[changes["decoder"].type]
         found = family.settings_of(checkpoint.heads, task)
         if found is None:
-            raise CheckpointError(
-                f"{checkpoint.path} holds no {family.title}.",
-                "Pass the checkpoint of such a model, or none for random weights; name another "
-                "one with --decoder; or export with --task backbone.",
-            )
+            raise _another_head(checkpoint, family, task)
         changes["decoder"] = found
         classes = family.num_classes_of(checkpoint.heads)
         changes |= {} if classes is None else {"num_classes": classes}
     return changes
+
+
+def _another_head(checkpoint: Checkpoint, wanted: Family, task: DecoderTask) -> CheckpointError:
+    """That a file has not the head that is wanted, and which it has."""
+    other = family_of(checkpoint.heads)
+    if other is None:
+        return CheckpointError(
+            f"{checkpoint.path} holds no {wanted.title}.",
+            "Pass the checkpoint of such a model, or none for random weights; or export with "
+            "--task backbone or classification.",
+        )
+    if other is wanted:
+        return CheckpointError(
+            f"{checkpoint.path} holds no complete {wanted.title}.",
+            "Get the file again from its source, or export with --task backbone.",
+        )
+    try:
+        name = choose_decoder("mask2former" if other.decoder == "mask2former" else None, task)
+        fits = FAMILIES[settings(name, task).type] is other
+    except ConfigError:
+        fits = False
+    return CheckpointError(
+        f"{checkpoint.path} holds a {other.title}, and no {wanted.title}.",
+        f"Use --decoder {name}, or pass another checkpoint."
+        if fits
+        else f"Use --task {other.task} or backbone, or pass another checkpoint.",
+    )
+
+
+def _check_decoder(request: ModelRequest, config: ModelConfig) -> None:
+    """That the model has the decoder that is asked for.
+
+    Raises:
+        ConfigError: it has another one or none, or there is a data set and none.
+    """
+    if config.decoder is None:
+        for option, value in (("--decoder", request.decoder), ("--dataset", request.dataset)):
+            if value is not None:
+                raise ConfigError(
+                    f"{option} {value} is about segmenters and detectors, and this is a model for "
+                    f"{config.task}.",
+                    "Drop it, or add --task semantic, instance or panoptic.",
+                )
+        return
+    kind: str = config.decoder.type
+    if isinstance(config.decoder, MaskRCNN) and config.decoder.stages > 1:
+        kind = "cascade_mask_rcnn"
+    if request.decoder not in (None, kind):
+        where = request.hf or request.checkpoint or request.config
+        raise ConfigError(
+            f"--decoder says {request.decoder}, and what {where} holds is a {kind}.",
+            f"Drop --decoder, or say --decoder {kind}." if kind in DECODERS else "Drop --decoder.",
+        )
 
 
 def _with_task(config: ModelConfig, task: str) -> ModelConfig:

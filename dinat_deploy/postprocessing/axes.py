@@ -148,11 +148,11 @@ class View:
         return self.from_input(axis).after(Axis.bilinear(length, self.window[axis]))
 
     def to_picture(self, axis: int, values: FloatArray) -> FloatArray:
-        """Coordinates in the input (0 to its extent, not pixel centres) as those in the picture,
-        within it."""
+        """Coordinates in the input (0 to its extent, not pixel centres) as those in the picture;
+        what is filled up around it lies beyond its ends."""
         scale = self.picture[axis] / self.resized[axis]
         moved = (values.astype(np.float64) + self.offset[axis]) * scale
-        return moved.clip(0, self.picture[axis]).astype(np.float32)
+        return moved.astype(np.float32)
 
 
 class Resized:

@@ -2,7 +2,9 @@
 
 As mmdetection does it (``FCNMaskHead.get_seg_masks`` and ``_do_paste_mask``): boxes are scaled to
 the picture; the mask of a box is sampled bilinearly at the centres of the picture's pixels, with
-zeros around it, and is on where it is 0.5 or more.
+zeros around it, and is on where it is 0.5 or more. There a box ends with the picture before its
+mask is predicted. Here it may reach into what is filled up around the picture, so it is cut off
+after its mask has been sampled in all of it.
 """
 
 from __future__ import annotations
@@ -45,11 +47,12 @@ def detections(
         if scores[row] <= 0 or scores[row] < min_score:
             break
         (left, right), (top, bottom) = across[row].tolist(), down[row].tolist()
-        if right <= left or bottom <= top:
+        height, width = view.picture
+        shown = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
+        if shown[2] <= shown[0] or shown[3] <= shown[1]:
             continue
-        box = left, top, right, bottom
-        corner, mask = pasted(masks[row], box, view.picture, threshold)
-        found.append(Instance(int(labels[row]), float(scores[row]), box, mask, corner))
+        corner, mask = pasted(masks[row], (left, top, right, bottom), view.picture, threshold)
+        found.append(Instance(int(labels[row]), float(scores[row]), shown, mask, corner))
     return Instances(view.picture, found)
 
 
@@ -63,7 +66,7 @@ def pasted(
 
     Args:
         mask: float32 ``[h, w]``.
-        box: left, top, right, bottom in pixels of the picture.
+        box: left, top, right, bottom in pixels of the picture, which it may reach beyond.
         size: (height, width) of the picture.
 
     Returns:
@@ -83,6 +86,6 @@ def pasted(
 def _samples(low: float, high: float, size: int, length: int) -> tuple[int, Axis]:
     """The first pixel that a side of a box touches, and the pixels from there on as samples of the
     ``length`` cells of a mask with a zero before and behind them."""
-    start, stop = math.floor(low), min(math.ceil(high), size)
+    start, stop = max(math.floor(low), 0), min(math.ceil(high), size)
     centres = (np.arange(start, stop) + 0.5 - low) / (high - low)
     return start, Axis.at(centres * length + 0.5, length + 2)

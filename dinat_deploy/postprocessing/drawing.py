@@ -17,7 +17,13 @@ from dinat_deploy.postprocessing.colors import (
     palette_of,
     variation,
 )
-from dinat_deploy.postprocessing.lettering import Labels, LegendEntry, font_for, legend
+from dinat_deploy.postprocessing.lettering import (
+    Labels,
+    LegendEntry,
+    drawable,
+    font_for,
+    legend,
+)
 from dinat_deploy.postprocessing.results import (
     NO_SEGMENT,
     UNSEEN,
@@ -31,8 +37,10 @@ from dinat_deploy.postprocessing.results import (
 Answer = SemanticMap | PanopticMap | Instances
 PixelArray = npt.NDArray[np.uint8]
 DEFAULT_OPACITY = 0.55
-# Smaller pictures are enlarged by a whole number, so that text has room.
+# Smaller pictures are enlarged by a whole number, so that text has room; but no long and narrow
+# ones, which would become huge.
 _LEAST_SIDE = 400
+_MOST_ENLARGED = 2000
 _MOST_ENTRIES = 30
 # Of the picture, for a label on a segment.
 _LEAST_LABELLED = 0.004
@@ -57,7 +65,7 @@ class Style:
     side_by_side: bool = False
 
     def name(self, index: int) -> str:
-        return self.labels[index] if self.labels else f"class {index}"
+        return drawable(self.labels[index]) if self.labels else f"class {index}"
 
     def color(self, index: int) -> Color:
         count = len(self.labels) if self.labels else index + 1
@@ -98,7 +106,7 @@ def draw(photo: Image.Image, answer: Answer, style: Style) -> Image.Image:
     Args:
         photo: of the answer's size.
     """
-    scale = max(1, math.ceil(_LEAST_SIDE / min(photo.size)))
+    scale = max(1, min(math.ceil(_LEAST_SIDE / min(photo.size)), _MOST_ENLARGED // max(photo.size)))
     photo = photo.convert("RGB").resize(
         (photo.width * scale, photo.height * scale), Image.Resampling.NEAREST
     )
@@ -119,10 +127,11 @@ def draw(photo: Image.Image, answer: Answer, style: Style) -> Image.Image:
 def _put_together(
     photo: Image.Image, image: Image.Image, entries: list[LegendEntry], style: Style
 ) -> Image.Image:
-    """Photo and drawing side by side, or the drawing alone, and the legend below."""
+    """Photo and drawing side by side, or the drawing alone, and the legend below, which needs some
+    width."""
     gap = max(4, min(image.size) // 60)
     left = photo.width + gap if style.side_by_side else 0
-    width = left + image.width
+    width = max(left + image.width, _LEAST_SIDE if entries else 0)
     panel = legend(entries, width, font_for(image.size)) if entries else None
     height = image.height + (panel.height if panel else 0)
     sheet = Image.new("RGB", (width, height), WHITE)

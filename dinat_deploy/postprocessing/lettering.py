@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,14 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 _LEAST_FONT = 13
 _FONT_SHARE = 1 / 32  # of the short side of the picture
 _ELLIPSIS = "…"
+# What Pillow's own font has beside ASCII, and letters that do not come apart into one of ASCII's
+# and an accent.
+_ALSO_DRAWN = "©«°±·»"
+_SPELLED = str.maketrans(
+    {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+    | {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2044": "/"}
+    | {"\u2010": "-", "\u2011": "-", "\u2013": "-", "\u2014": "-"}
+)
 
 
 def font_for(size: tuple[int, int]) -> ImageFont.FreeTypeFont:
@@ -21,6 +30,14 @@ def font_for(size: tuple[int, int]) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(pixels)
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font
+
+
+def drawable(text: str) -> str:
+    """A text as the font can draw it, in one line: accents are left out, and what is no Latin
+    letter becomes a question mark."""
+    apart = unicodedata.normalize("NFKD", " ".join(text.split())).translate(_SPELLED)
+    letters = [char for char in apart if not unicodedata.combining(char)]
+    return "".join(char if char.isascii() or char in _ALSO_DRAWN else "?" for char in letters)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from dinat_deploy.engine import checks
 from dinat_deploy.engine.builder import Gpu
+from dinat_deploy.pipeline import inferring
 from tests.cli.conftest import Command
 from tests.session.simulator.machine import SimulatedMachine, simulated_gpu
 
@@ -77,6 +79,23 @@ def test_a_missing_gpu_is_one_sentence(
             "machine has none.",
             "       Run it on a machine with a GPU, or in ONNX Runtime on the CPU.",
         ]
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [([], "Nothing was written."), (["--output", "o"], "drawn of earlier pictures is kept.")],
+)
+def test_ctrl_c_says_what_is_left(
+    options: list[str], left: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def infer(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inferring, "infer", infer)
+    monkeypatch.setattr("os._exit", sys.exit)
+    stopped = command("infer", "-b", "bundle", "a.png", *options)
+    assert stopped.status == 130
+    assert left in stopped.err
 
 
 def test_shapes_of_made_up_inputs_can_be_named(command: Command, dynamic_bundle: Path) -> None:

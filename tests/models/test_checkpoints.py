@@ -352,10 +352,16 @@ def test_what_is_no_pickle_is_not_blamed_on_python_objects(content: bytes, tmp_p
     assert "damaged or incomplete" in caught.value.cure
 
 
-def test_pickles_of_other_protocols_are_refused_for_what_they_hold(tmp_path: Path) -> None:
-    path = tmp_path / "detectron2.pkl"
-    path.write_bytes(pickle.dumps({"model": {"w": np.zeros(3)}}, protocol=4))
-    with pytest.raises(CheckpointError, match="holds Python objects"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("model.pth", "holds Python objects"), ("model.pkl", r"holds more than arrays .*Path")],
+)
+def test_pickles_of_other_protocols_are_refused_for_what_they_hold(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps({"model": {"w": Path("x")}}, protocol=4))
+    with pytest.raises(CheckpointError, match=message):
         read_checkpoint(path)
 
 

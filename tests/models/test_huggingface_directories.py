@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dinat_deploy.errors import CheckpointError
+from dinat_deploy.errors import CheckpointError, ConfigError
 from dinat_deploy.models import huggingface, huggingface_upernet
 from dinat_deploy.models.checkpoints import Checkpoint, read_checkpoint, read_hugging_face
 from dinat_deploy.models.decoders import Task, UPerNet
@@ -106,6 +106,11 @@ def test_auxiliary_heads_that_ours_is_not_are_left_out(setting: dict[str, object
     _, heads = huggingface_upernet.to_checkpoint(upernet_weights(), config)
     assert heads
     assert all(name.startswith("decode_head.") for name in heads)
+
+
+def test_pool_scales_that_are_no_list_are_named() -> None:
+    with pytest.raises(ConfigError, match="pool_scales"):
+        huggingface_upernet.parse_config(upernet_config(pool_scales=3))
 
 
 def test_backbones_inside_others_lack_what_is_usual() -> None:

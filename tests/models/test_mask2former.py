@@ -233,10 +233,15 @@ def test_checkpoints_that_do_not_fit_are_refused_with_the_reason(
     lacking = {name: value for name, value in weights.items() if name != lost}
     message = refused(lacking)
     assert "missing in the file (3)" in message
+    assert message.endswith("The file is incomplete; get it again from its source.")
     assert "transformer_module.decoder.layers.1.self_attn.q_proj.bias" in message
 
     added = {**weights, "sem_seg_head.predictor.input_proj.0.weight": torch.ones(32, 32, 1, 1)}
     assert "not in the model (1): sem_seg_head.predictor.input_proj.0.weight" in refused(added)
+
+    short = {**weights, lost: torch.ones(())}
+    assert "not in the model (1)" in refused(short)
+    assert "Use --decoder mask2former" in refused(weights, task="semantic")
 
     assert "tells 5 classes apart: use --num-classes 5" in refused(weights, num_classes=7)
 
@@ -307,6 +312,9 @@ def test_a_pickle_is_a_checkpoint_like_others(tmp_path: Path) -> None:
     }
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"model": {name: w.numpy() for name, w in weights.items()}}))
+    of_torch = tmp_path / "old.pkl"
+    torch.save(weights, of_torch, _use_new_zipfile_serialization=False)
+    assert read_checkpoint(of_torch).tensors.keys() == read_checkpoint(path).tensors.keys()
     found = read_checkpoint(path).tensors
     assert {f"backbone.{name}": w.tolist() for name, w in found.items()} == {
         name: w.tolist() for name, w in weights.items()
@@ -330,9 +338,16 @@ def test_pickles_of_anything_else_are_refused(
     with pytest.raises(CheckpointError, match="could run code"):
         read_pickled_arrays(path)
     assert not (tmp_path / "attacked").exists()
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(CheckpointError):
+
+
+@pytest.mark.parametrize("keep", [0, 10, -20])
+def test_truncated_pickles_are_called_damaged(keep: int, tmp_path: Path) -> None:
+    path = tmp_path / "bad.pkl"
+    content = pickle.dumps({"model": {"weight": torch.ones(1000).numpy()}}, protocol=2)
+    path.write_bytes(content[:keep])
+    with pytest.raises(CheckpointError) as caught:
         read_pickled_arrays(path)
+    assert caught.value.cure == "The file is damaged or incomplete; copy it again."
 
 
 # Export

@@ -22,7 +22,7 @@ from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.decoders import MaskRCNN
 from dinat_deploy.models.fitting import fit
 from dinat_deploy.models.mask_rcnn import MaskRcnnModel, folded
-from dinat_deploy.models.presets import PUBLISHED, Published, settings
+from dinat_deploy.models.presets import PUBLISHED, DecoderName, Published, settings
 from dinat_deploy.models.roi_features import Atlas
 from dinat_deploy.models.seeding import seeded_image
 from dinat_deploy.models.weights import seeded_model
@@ -232,13 +232,15 @@ def test_detectors_that_do_not_fit_are_refused_with_the_reason(
     weights = weights_of(1)
     instance = ModelRequest(config=four_json, task="instance")
     no_masks = {name: value for name, value in weights.items() if "mask_head" not in name}
-    assert "holds no Mask R-CNN" in refused(no_masks, tmp_path, instance)
+    assert "holds no complete Mask R-CNN" in refused(no_masks, tmp_path, instance)
     more = weights | {"rpn_head.rpn_cls.weight": torch.zeros(9, 8, 1, 1)}
-    assert "has 9 anchors at each place and 1 stages" in refused(more, tmp_path, instance)
+    assert "has 9 anchors at each place, and" in refused(more, tmp_path, instance)
+    two = {name: value for name, value in weights_of(3).items() if "_head.2." not in name}
+    assert "has 2 stages of box heads" in refused(two, tmp_path, instance)
     lacking = {n: v for n, v in weights.items() if n != "neck.fpn_convs.1.conv.bias"}
-    assert "missing in the file (1): neck.fpn_convs.1.conv.bias" in refused(
-        lacking, tmp_path, instance
-    )
+    message = refused(lacking, tmp_path, instance)
+    assert "missing in the file (1): neck.fpn_convs.1.conv.bias" in message
+    assert message.endswith("The file is incomplete; get it again from its source.")
     classes = ModelRequest(config=four_json, task="instance", num_classes=7)
     assert "tells 5 classes apart: use --num-classes 5" in refused(weights, tmp_path, classes)
     card = tmp_path / "card.json"
@@ -249,6 +251,22 @@ def test_detectors_that_do_not_fit_are_refused_with_the_reason(
         upstream.original_shapes(8, (1, 1, 1, 1), (1, 2, 4, 8), kernel=3, ratio=2.0, classes=5)
     )
     assert "has no detector" in refused(plain, tmp_path, ModelRequest(config=card))
+    narrow = SINGLE.replace(decoder=MaskRCNN(channels=8, box_dim=24))
+    card.write_text(narrow.model_dump_json())
+    assert "box_dim 16 and the model's 24" in refused(weights, tmp_path, ModelRequest(config=card))
+
+
+@pytest.mark.parametrize(
+    ("stages", "asked", "held"),
+    [(3, "mask_rcnn", "cascade_mask_rcnn"), (1, "cascade_mask_rcnn", "mask_rcnn")],
+)
+def test_a_file_of_another_decoder_than_named_is_refused(
+    stages: int, asked: DecoderName, held: str, tmp_path: Path, four_json: Path
+) -> None:
+    path = upstream_detectors.write(tmp_path / "detector.pth", weights_of(stages), NAMES)
+    request = ModelRequest(config=four_json, checkpoint=path, task="instance", decoder=asked)
+    with pytest.raises(ConfigError, match=f"says {asked}, and what .* holds is a {held}"):
+        resolve(request)
 
 
 # Export

@@ -303,15 +303,24 @@ def test_segmenters_that_do_not_fit_are_refused_with_the_reason(
     assert "holds no UPerNet decode head" in refused(plain, tmp_path, semantic)
 
     other = {name: value for name, value in weights.items() if "psp_modules" not in name}
-    assert "holds no UPerNet decode head" in refused(other, tmp_path, semantic)
+    assert "holds no complete UPerNet decode head" in refused(other, tmp_path, semantic)
 
     fewer = {name: value for name, value in weights.items() if "psp_modules.3" not in name}
     assert "pools to 3 grids, and the published ones to 4" in refused(fewer, tmp_path, semantic)
 
     lacking = {n: v for n, v in weights.items() if n != "decode_head.fpn_convs.1.bn.running_var"}
-    assert "missing in the file (1): decode_head.fpn_convs.1.bn.running_var" in refused(
-        lacking, tmp_path, semantic
-    )
+    message = refused(lacking, tmp_path, semantic)
+    assert "missing in the file (1): decode_head.fpn_convs.1.bn.running_var" in message
+    assert message.endswith("The file is incomplete; get it again from its source.")
+    added = weights | {"decode_head.extra.weight": torch.ones(3)}
+    assert "use a checkpoint that has these tensors alone" in refused(added, tmp_path, semantic)
+    # One table of many is no sign of another NATTEN.
+    untabled = {n: v for n, v in weights.items() if n != "backbone.levels.0.blocks.0.attn.rpb"}
+    assert "The file is incomplete" in refused(untabled, tmp_path, semantic)
+    message = refused(weights, tmp_path, ModelRequest(config=tiny_json, task="panoptic"))
+    assert "holds a UPerNet decode head" in message
+    assert "and no Mask2Former head" in message
+    assert "Use --task semantic or backbone" in message
 
     classes = ModelRequest(config=tiny_json, task="semantic", num_classes=7)
     assert "tells 5 classes apart: use --num-classes 5" in refused(weights, tmp_path, classes)

@@ -33,6 +33,7 @@ from dinat_deploy.pipeline.exporting import export
 from dinat_deploy.pipeline.infer_files import output_files, write_picture
 from dinat_deploy.pipeline.inferring import Drawing, infer
 from dinat_deploy.pipeline.sources import ModelRequest
+from dinat_deploy.session import onnxruntime_session
 from tests.conftest import TINY
 
 LABELS = [f"thing {i}" for i in range(10)]
@@ -93,8 +94,9 @@ def test_backbones_do_not_classify(
 
 
 def test_files_without_a_body_cannot_run_here(
-    tiny_config_file: Path, photos: list[Path], tmp_path: Path
+    tiny_config_file: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(onnxruntime_session, "find_library", lambda name: None)
     export(ModelRequest(config=tiny_config_file), tmp_path / "b", body="none", verify=False)
     with pytest.raises(BundleError, match="--body standard"):
         infer(tmp_path / "b", photos)
@@ -190,6 +192,30 @@ def test_files_are_named_after_their_pictures(tmp_path: Path) -> None:
         output_files(tmp_path / "one.txt", images[:1])
     with pytest.raises(OutputError, match="is a picture to look at"):
         output_files(tmp_path, images)
+
+
+def test_a_file_is_no_folder_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(OutputError, match="notes is a file"):
+        output_files(tmp_path / "notes", ["x.jpg"])
+
+
+def test_the_map_does_not_replace_the_drawing(
+    segmenter: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    for place, images in (("one.png", photos[:1]), ("folder", photos)):
+        drawing = Drawing(tmp_path / place, tmp_path / place)
+        with pytest.raises(OutputError, match="would be the drawing, and then the map"):
+            infer(segmenter, images, drawing=drawing)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_is_not_there_is_named_before_any_is_written(
+    segmenter: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ImageError, match=r"There is no file .*none\.png"):
+        infer(segmenter, [photos[0], tmp_path / "none.png"], drawing=Drawing(tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:

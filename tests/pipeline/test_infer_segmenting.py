@@ -247,8 +247,8 @@ def two_queries(image: FloatArray) -> dict[str, FloatArray]:
     """A thing in the red pixels and stuff in the green ones; what is filled up is stuff as well."""
     maps = F.avg_pool2d(torch.from_numpy(image), 4).numpy()
     masks = 20 * (np.concatenate([maps[:, :1], 1 - maps[:, :1]], axis=1) - 0.5)
-    classes = np.full((1, 2, 4), -4, np.float32)
-    classes[0, 0, 1] = classes[0, 1, 2] = 4
+    classes = np.full((len(image), 2, 4), -4, np.float32)
+    classes[:, 0, 1] = classes[:, 1, 2] = 4
     return {"class_logits": classes, "mask_logits": masks.astype(np.float32)}
 
 
@@ -286,6 +286,21 @@ def test_queries_answer_for_the_task_that_the_decoder_names() -> None:
             (one,) = found.found  # stuff is no instance
             assert one.class_index == 1
             assert np.mean(found.whole_mask(one) != (classes == 0)) < 0.05
+
+
+def test_a_model_of_batches_sees_one_photo_as_well() -> None:
+    photo, _ = striped(120, 60, 2)
+    found = []
+    for batch in (1, 3):
+        artefact, manifest, session = artefact_of(
+            Mask2Former(num_queries=2), two_queries, how=CONTAIN, shape=(batch, 3, SIDE, SIDE)
+        )
+        answer, _ = Segmenter(artefact, manifest).answer(photo)
+        assert isinstance(answer, PanopticMap)
+        assert session.shapes == [(batch, 3, SIDE, SIDE)]
+        found.append(answer)
+    assert found[0].segments == found[1].segments
+    assert np.array_equal(found[0].ids, found[1].ids)
 
 
 def test_boxes_come_back_to_the_photo() -> None:

@@ -38,7 +38,13 @@ def sampled(mask: FloatArray, box: FloatArray, size: tuple[int, int]) -> FloatAr
 
 @pytest.mark.parametrize(
     "box",
-    [(3.2, 4.7, 40.9, 33.3), (0, 0, 60, 50), (10.5, 10.5, 11.2, 49), (57, 47, 60, 50)],
+    [
+        (3.2, 4.7, 40.9, 33.3),
+        (0, 0, 60, 50),
+        (10.5, 10.5, 11.2, 49),
+        (57, 47, 60, 50),
+        (40.5, -8.5, 75, 90),
+    ],
     ids=str,
 )
 def test_masks_are_pasted_as_mmdetection_does(box: tuple[float, float, float, float]) -> None:
@@ -68,6 +74,20 @@ def test_boxes_are_scaled_to_the_picture_and_surplus_ones_dropped() -> None:
     assert found.found[0].box == pytest.approx((300, 150, 400, 200))
     few = detections(boxes, np.float32([0, 0.6, 0.9, 0.7]), labels, masks, view, min_score=0.65)
     assert [one.score for one in few.found] == pytest.approx([0.9])
+
+
+def test_a_box_that_reaches_beyond_the_picture_keeps_its_mask_in_place() -> None:
+    how = Preprocessing(resize_mode="contain", resize=(80, 80), crop=(80, 80))
+    view = View.of(how, (80, 160))  # 40 rows show it
+    mask = np.zeros((1, 28, 28), np.float32)
+    mask[0, :14] = 1  # the upper half of the box, which is what the picture has of it
+    found = detections(
+        np.float32([[0, 0, 80, 80]]), np.ones(1, np.float32), np.zeros(1), mask, view
+    )
+    assert found.found[0].box == (0, 0, 160, 80)
+    assert found.found[0].mask[2:].mean() > 0.98
+    below = np.float32([[0, 40, 80, 80]])
+    assert detections(below, np.ones(1, np.float32), np.zeros(1), mask, view).found == []
 
 
 def decoded(encoded: dict[str, list[int]]) -> npt.NDArray[np.bool_]:

@@ -16,7 +16,13 @@ from dinat_deploy.postprocessing.colors import (
     variation,
 )
 from dinat_deploy.postprocessing.drawing import Style, draw, id_picture, inner_point
-from dinat_deploy.postprocessing.lettering import Labels, LegendEntry, font_for, legend
+from dinat_deploy.postprocessing.lettering import (
+    Labels,
+    LegendEntry,
+    drawable,
+    font_for,
+    legend,
+)
 from dinat_deploy.postprocessing.results import (
     UNSEEN,
     Instances,
@@ -83,6 +89,15 @@ def test_small_pictures_are_enlarged() -> None:
     assert np.array_equal(drawn[5, ::10][:6], pixels(photo)[0, :6])
 
 
+@pytest.mark.parametrize("size", [(2000, 20), (20, 2000), (3, 12000)])
+def test_long_and_narrow_pictures_stay_as_small_as_they_are(size: tuple[int, int]) -> None:
+    photo = Image.new("RGB", size[::-1])
+    drawn = draw(photo, SemanticMap(np.zeros(size, np.int32), 1), Style(["a long name"], [RED]))
+    assert drawn.width == max(400, size[1])  # room for the legend
+    assert size[0] < drawn.height < size[0] + 80
+    assert (pixels(drawn)[: size[0], : size[1], 0] > 0).all()
+
+
 def test_segments_of_one_class_get_different_shades() -> None:
     segments = [Segment(1, 0, 0.9, 120_000, True), Segment(2, 0, 0.8, 120_000, True)]
     drawn = pixels(draw(GREY, PanopticMap(halves(1, 2), segments), Style(["car"], [RED])))
@@ -135,6 +150,24 @@ def test_a_legend_shows_every_entry_in_full_where_it_has_room(width: int) -> Non
     # Nothing is drawn in the margin: no text is cut off.
     assert (panel[:, -4:] == 255).all()
     assert (panel[-4:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "drawn"),
+    [
+        ("traffic light", "traffic light"),
+        ("Straße, Café, Łódź", "Strasse, Cafe, Lodz"),
+        ("two\nlines", "two lines"),
+        ("\u201c½ °C\u201d…", '"1/2 °C"...'),
+        ("山 a", "? a"),
+    ],
+)
+def test_labels_are_spelled_with_letters_that_the_font_has(label: str, drawn: str) -> None:
+    assert drawable(label) == drawn
+    assert Style([label]).name(0) == drawn
+    font = font_for((400, 400))
+    missing = bytes(font.getmask("山"))
+    assert all(bytes(font.getmask(char)) != missing for char in drawable(label))
 
 
 def test_colours_can_be_told_apart() -> None:

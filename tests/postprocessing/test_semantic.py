@@ -86,12 +86,13 @@ def test_maps_come_back_to_where_the_picture_was(mode: str, picture: tuple[int, 
     assert found[row, column] == pytest.approx(at_center.item(), abs=1e-4)
 
 
-def test_coordinates_come_back_within_the_picture() -> None:
+def test_coordinates_come_back_to_the_picture() -> None:
     how = Preprocessing(resize_mode="contain", resize=(64, 64), crop=(64, 64))
     view = View.of(how, (300, 600))  # 32 rows show it, scaled by 64 / 600
     found = view.to_picture(1, np.float32([0, 32, 64, 70]))
-    assert found.tolist() == [0, 300, 600, 600]
-    assert view.to_picture(0, np.float32([16, 32, 60])).tolist() == [150, 300, 300]
+    assert found.tolist() == [0, 300, 600, 656.25]
+    # What is filled up lies below the picture.
+    assert view.to_picture(0, np.float32([16, 32, 60])).tolist() == [150, 300, 562.5]
 
 
 def slid(
