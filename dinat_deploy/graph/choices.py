@@ -2,9 +2,10 @@
 
 A detector's outputs are no continuous function of its numbers: which boxes are the best, which of
 those that overlap stays, which are empty, and which level of the pyramid a box is read in, turns
-over at a rounding error, and then all that follows is of another box. RoiAlign itself takes a sample
-more, or none, where the length of a box passes a whole number of cells. Between the choices it is
-continuous. So a graph that follows the choices of another can be compared with it number by number.
+over at a rounding error, and then all that follows is of another box. RoiAlign itself takes a
+sample more, or none, where the length of a box passes a whole number of cells. Between the choices
+it is continuous. So a graph that follows the choices of another can be compared with it number by
+number.
 """
 
 from __future__ import annotations
