@@ -124,15 +124,10 @@ def run_command(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_run_as_written(page: Path, run_command: Callable[[str], None]) -> None:
+def test_commands_and_python_run_as_written(page: Path, run_command: Callable[[str], None]) -> None:
+    """In one test, because Python uses what the commands of its page made."""
     for command in commands(page):
         run_command(command)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_runs_as_written(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
 
