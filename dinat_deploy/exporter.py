@@ -57,6 +57,7 @@ def to_onnx(
     opset: int = DEFAULT_OPSET,
     with_body: bool = True,
     tap_modules: Sequence[str] = (),
+    keep_parameters: bool = True,
     progress: Progress | None = None,
 ) -> ExportedGraph:
     """Export a module that uses the operators of :mod:`dinat_deploy.ops`.
@@ -67,6 +68,8 @@ def to_onnx(
         opset: version of the standard operators, 17 to 21.
         with_body: attach the operator's body in standard operators.
         tap_modules: paths of submodules whose outputs keep the module's name in the graph.
+        keep_parameters: leave each parameter as the module has it, so that it can be read back;
+            otherwise what is computed of parameters alone is one constant.
 
     Raises:
         ExportError: the module cannot be traced or translated.
@@ -86,7 +89,9 @@ def to_onnx(
     with progress.stage("Simplifying the graph"):
         fusion.fuse(translated)
         expansion.expand(translated)
-        taps = passes.simplify(translated, tap_modules, module.state_dict())
+        taps = passes.simplify(
+            translated, tap_modules, module.state_dict() if keep_parameters else ()
+        )
         passes.rename_dimensions(translated, _dimension_names(translated, dynamic))
         if opset < _EXPORTER_OPSET:
             passes.lower_to_opset_17(translated)

@@ -121,6 +121,7 @@ def export_module(
             dynamic=axes if any(axes) else (),
             opset=opset,
             with_body=with_body,
+            keep_parameters=False,
             progress=progress,
         )
     errors: dict[str, Errors] = {}
