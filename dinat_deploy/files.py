@@ -326,15 +326,15 @@ def _umask() -> int:
     return mask
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) that appears whole or not at all; an older one is replaced.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, that appears whole or not at all; an older one is replaced.
 
     Raises:
         OutputError: the place cannot be written to.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
     except OSError as error:
         raise OutputError(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dinat_deploy.errors import ConfigError, DinatDeployError
+from dinat_deploy.models.decoders import Decoder, Mask2Former, OneFormer
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -58,11 +59,12 @@ _BY_PRECISION = {
 # error they may read other pixels. One flip for every query in every layer changed the logits of a
 # DiNAT-L by 1.5e-4 of the largest at 1024x1024 pixels, and by 6.6e-3 at 256x256; rounding errors
 # alone by up to 5e-4.
-_CHOOSING = ("mask2former", "oneformer")
 _CHOICES = Tolerance(1e-4, 1e-3)
 
 
-def tolerance_for(precision: str, *, tf32: bool = False, decoder: str | None = None) -> Tolerance:
+def tolerance_for(
+    precision: str, *, tf32: bool = False, decoder: Decoder | None = None
+) -> Tolerance:
     """The tolerance that a model of a precision is given unless the user names one.
 
     Types coarser than float32 get limits that find a wrong layer, but say nothing of accuracy: that
@@ -71,7 +73,7 @@ def tolerance_for(precision: str, *, tf32: bool = False, decoder: str | None = N
     Args:
         precision: element types of its weights, like ``float32`` or ``int8+float16``.
         tf32: whether float32 products may be computed in TensorFloat-32.
-        decoder: type of the model's decoder, if it has one.
+        decoder: of the model, if it has one.
     """
     types = precision.split("+")
     if any(name.startswith(("int", "uint", "float8", "float4")) for name in types):
@@ -81,7 +83,7 @@ def tolerance_for(precision: str, *, tf32: bool = False, decoder: str | None = N
             return _BY_PRECISION[name]
     if types != ["float32"]:  # nothing is known of it
         return _BY_PRECISION["float16"]
-    if decoder in _CHOOSING and not tf32:
+    if isinstance(decoder, Mask2Former | OneFormer) and not tf32:
         return _CHOICES
     return _BY_PRECISION["tf32" if tf32 else "float32"]
 

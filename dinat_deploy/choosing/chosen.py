@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dinat_deploy.errors import ConfigError
 from dinat_deploy.models.config import ModelConfig
-from dinat_deploy.models.model_card import ModelCard
-from dinat_deploy.models.zoo import SCHEDULES, Variant, get_variant, parse_dilations, with_schedule
+from dinat_deploy.models.model_card import read_card
+from dinat_deploy.models.zoo import Variant, get_variant, named_dilations
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def choose(
             "Give one of them, like --model dinat_tiny.",
         )
     variant = get_variant(model) if model is not None else None
-    found = variant.config if variant is not None else _read(config)
+    found = variant.config if variant is not None else read_card(str(config)).config
     notes = []
     if found.decoder is not None:
         found = found.replace(decoder=None)
@@ -85,21 +84,4 @@ def _with_dilations(config: ModelConfig, variant: Variant | None, text: str) -> 
             f"Every token of this model sees all others: dilations {text} mean nothing for it.",
             "Drop --dilations.",
         )
-    if text not in SCHEDULES:
-        return config.replace(dilations=parse_dilations(text))
-    if variant is None:
-        raise ConfigError(
-            f"The schedule {text!r} belongs to published models, and --config is none.",
-            "Write the dilations out, like 1,8,1/1,4,1,4/...",
-        )
-    return config.replace(dilations=with_schedule(variant, text).dilations)
-
-
-def _read(path: Path | None) -> ModelConfig:
-    try:
-        data: Any = json.loads(Path(str(path)).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not readable JSON: {error}.", "Check the path.") from None
-    if isinstance(data, dict) and ModelCard.is_card(data):
-        return ModelCard.parse(data, str(path)).config
-    return ModelConfig.parse(data)
+    return config.replace(dilations=named_dilations(text, variant))

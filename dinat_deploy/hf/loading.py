@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinat_deploy.errors import CheckpointError
 from dinat_deploy.hf.patching import import_transformers, repair, without_natten
+from dinat_deploy.models.json_file import read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,11 +85,7 @@ def _check_directory(path: Path) -> None:
             f"{path} is no directory of transformers: it has no config.json.",
             "Pass one that transformers' save_pretrained wrote.",
         )
-    try:
-        data = json.loads(card.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{card} is not readable JSON: {error}.") from None
-    if not isinstance(data, dict) or "model_type" not in data:
+    if "model_type" not in read_json(card):
         raise CheckpointError(
             f"{card} is not of transformers: it has no model_type.",
             "Pass a directory that transformers' save_pretrained wrote.",

@@ -198,12 +198,9 @@ def cure(heads: Heads, config: ModelConfig) -> str | None:
         "mask2former": num_mask2former_classes(heads),
         "oneformer": num_oneformer_classes(heads),
     }
-    classes = counted.pop(decoder.type)
-    if classes is None:
+    if counted.pop(decoder.type) is None:
         other = next((ours[kind] for kind, count in counted.items() if count), "another model")
         return f"The file has the head of {other}, not of {title}: give its --config."
-    if classes != config.num_classes:
-        return f"The file tells {classes} classes apart: use --num-classes {classes}."
     found = _shared_settings(mask2former_to_model(heads)) or {}
     for name, value in found.items():
         if value != getattr(decoder, name):

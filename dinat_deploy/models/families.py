@@ -42,8 +42,9 @@ class Family:
         settings_of: (tensors, task) -> settings as far as they show in the weights, or None if
             it is no such head. Raises CheckpointError if what must be known does not show.
         num_classes_of: classes that a head tells apart, or None if it has no classifier.
-        cure: (tensors, configuration) -> what to do if the backbone fits and the head does not, or
-            None if the settings that show in the head are the model's.
+        cure: (tensors, configuration) -> what to do if the backbone fits and the head does not,
+            although it tells as many classes apart; or None if the settings that show in the head
+            are the model's.
         to_model: (tensors, settings) -> the tensors under the names of our model.
     """
 

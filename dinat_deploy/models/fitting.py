@@ -300,15 +300,19 @@ def _cure(
             f"bias from kernel size {found.kernel_size} to {wanted.kernel_size} (fine-tune after)."
         )
     if config.decoder is not None and (not checkpoint.heads or found.is_backbone):
-        known = FAMILIES[config.decoder.type].cure(checkpoint.heads, config)
+        family = FAMILIES[config.decoder.type]
+        classes = family.num_classes_of(checkpoint.heads)
+        if classes not in (None, config.num_classes):
+            return f"The file tells {classes} classes apart: use --num-classes {classes}."
+        known = family.cure(checkpoint.heads, config)
         if known is not None:
             return known
         if missing:
             return "The file is incomplete; get it again from its source."
         return "The head is not quite of this kind: use a checkpoint that has these tensors alone."
     if found.is_backbone and not wanted.is_backbone:
-        family = family_of(checkpoint.heads)
-        task = "backbone" if family is None else family.task
+        theirs = family_of(checkpoint.heads)
+        task = "backbone" if theirs is None else theirs.task
         return f"The file is a backbone without classifier: use --task {task}."
     if wanted.is_backbone and not found.is_backbone:
         return (

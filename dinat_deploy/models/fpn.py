@@ -12,17 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class PlainConv(nn.Module):
-    """A convolution of stride 1 and nothing else, under the name that mmcv's module gives it."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_channels, H, W]`` -> ``[B, out_channels, H, W]``."""
-        return self.conv(x)
+from dinat_deploy.models.convolutions import PlainConv
 
 
 class FeaturePyramid(nn.Module):

@@ -23,17 +23,10 @@ class Mask2FormerModel(QueryModel):
         assert isinstance(settings, Mask2Former)
         theirs = transformers_module("mask2former")
         config_class = transformers_module("mask2former", "configuration").Mask2FormerConfig
-        their_config = config_class(
+        their_config = self.their_config(
+            config_class,
             feature_size=settings.hidden_dim,
-            hidden_dim=settings.hidden_dim,
             mask_feature_size=settings.mask_dim,
-            num_queries=settings.num_queries,
-            num_attention_heads=settings.num_heads,
-            encoder_layers=settings.encoder_layers,
-            encoder_feedforward_dim=settings.encoder_ffn,
-            # There the prediction from the learned queries counts as a layer.
-            decoder_layers=settings.decoder_layers + 1,
-            dim_feedforward=settings.decoder_ffn,
         )
         width = settings.hidden_dim
         self.pixel_decoder = theirs.Mask2FormerPixelDecoder(their_config, self.feature_channels)

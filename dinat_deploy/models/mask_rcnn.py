@@ -10,18 +10,17 @@ where a picture does not fill it, they still have to be clipped to the picture.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch import Tensor
 
 from dinat_deploy.errors import ConfigError
 from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.convolutions import folded_state
 from dinat_deploy.models.decoders import MaskRCNN
 from dinat_deploy.models.fpn import FeaturePyramid
 from dinat_deploy.models.headed import HeadedModel
 from dinat_deploy.models.roi_features import Atlas
 from dinat_deploy.models.roi_heads import RoiHead
 from dinat_deploy.models.rpn import RegionProposals
-from dinat_deploy.models.upernet import ConvModule
 
 _STRIDES = (4, 8, 16, 32, 64)
 
@@ -72,8 +71,7 @@ class MaskRcnnModel(HeadedModel):
 
 
 def folded(model: MaskRcnnModel) -> MaskRcnnModel:
-    """The same function with every batch normalization as part of the convolution before it, in
-    float64 (:func:`torch.nn.utils.fusion.fuse_conv_bn_weights`).
+    """The same function with every batch normalization as part of the convolution before it.
 
     Returns:
         A new model in evaluation mode, whose configuration says ``folded``; the model itself if it
@@ -83,22 +81,7 @@ def folded(model: MaskRcnnModel) -> MaskRcnnModel:
     if settings.folded or not settings.box_convs:
         return model
     config = model.config.replace(decoder=settings.model_copy(update={"folded": True}))
-    state = {name: value for name, value in model.state_dict().items() if ".bn." not in name}
-    for path, module in model.named_modules():
-        if isinstance(module, ConvModule) and module.bn is not None:
-            weight, bias = _fold(module.conv, module.bn)
-            state |= {f"{path}.conv.weight": weight, f"{path}.conv.bias": bias}
     with torch.device("meta"):
         made = MaskRcnnModel(config)
-    made.load_state_dict(state, strict=True, assign=True)
+    made.load_state_dict(folded_state(model), strict=True, assign=True)
     return made.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def _fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    assert bn.running_mean is not None and bn.running_var is not None
-    mean, variance = bn.running_mean.double(), bn.running_var.double()
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight.double(), None, mean, variance, bn.eps, bn.weight.double(), bn.bias.double()
-    )
-    return weight.float(), bias.float()

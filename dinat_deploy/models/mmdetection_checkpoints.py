@@ -96,9 +96,6 @@ def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str | None:
             "The file has no detector: use --task classification or --task backbone, or a "
             "checkpoint of a detector."
         )
-    classes = num_classes_of(heads)
-    if classes is not None and classes != config.num_classes:
-        return f"The file tells {classes} classes apart: use --num-classes {classes}."
     found = settings_of(heads)
     if found is None:
         return "The file has no complete Mask R-CNN, which is the only detector known."

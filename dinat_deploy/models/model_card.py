@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dinat_deploy.errors import CheckpointError
+from dinat_deploy.errors import CheckpointError, ConfigError
 from dinat_deploy.models.config import ModelConfig, describe
 from dinat_deploy.models.preprocessing import Preprocessing
 
@@ -41,6 +41,22 @@ class ModelCard(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise CheckpointError(describe(error, f"{where} is not valid")) from None
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """The model card, or the bare configuration, in a JSON file.
+
+    Raises:
+        ConfigError: the file is not readable, or is no valid configuration.
+        CheckpointError: it is no valid model card.
+    """
+    try:
+        data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not readable JSON: {error}.", "Check the path.") from None
+    if isinstance(data, dict) and ModelCard.is_card(data):
+        return ModelCard.parse(data, str(path))
+    return ModelCard(config=ModelConfig.parse(data))
 
 
 def save_model(

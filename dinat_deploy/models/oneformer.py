@@ -35,17 +35,10 @@ class OneFormerModel(QueryModel):
         self.task_tokens = settings.task_tokens[settings.task]
         theirs = transformers_module("oneformer")
         config_class = transformers_module("oneformer", "configuration").OneFormerConfig
-        their_config = config_class(
+        their_config = self.their_config(
+            config_class,
             conv_dim=settings.hidden_dim,
-            hidden_dim=settings.hidden_dim,
             mask_dim=settings.mask_dim,
-            num_queries=settings.num_queries,
-            num_attention_heads=settings.num_heads,
-            encoder_layers=settings.encoder_layers,
-            encoder_feedforward_dim=settings.encoder_ffn,
-            # There the prediction from the first queries counts as a layer.
-            decoder_layers=settings.decoder_layers + 1,
-            dim_feedforward=settings.decoder_ffn,
             query_dec_layers=settings.query_layers,
             use_task_norm=settings.task_norm,
             task_seq_len=len(self.task_tokens),

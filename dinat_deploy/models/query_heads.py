@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dinat_deploy.errors import MissingDependencyError
 from dinat_deploy.models.config import ModelConfig
-from dinat_deploy.models.decoders import ATTENDED_LEVELS, POINTS
+from dinat_deploy.models.decoders import ATTENDED_LEVELS, POINTS, Mask2Former, OneFormer
 from dinat_deploy.models.headed import HeadedModel
 
 
@@ -46,6 +46,27 @@ class QueryModel(HeadedModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.feature_channels = [config.dim(level) for level in range(len(config.depths))]
+
+    def their_config(self, theirs: type[Any], **own: Any) -> Any:
+        """Our settings as transformers' configuration of the head.
+
+        Args:
+            theirs: its class.
+            own: what only this head has.
+        """
+        settings = self.config.decoder
+        assert isinstance(settings, Mask2Former | OneFormer)
+        return theirs(
+            hidden_dim=settings.hidden_dim,
+            num_queries=settings.num_queries,
+            num_attention_heads=settings.num_heads,
+            encoder_layers=settings.encoder_layers,
+            encoder_feedforward_dim=settings.encoder_ffn,
+            # There the prediction from the first queries counts as a layer.
+            decoder_layers=settings.decoder_layers + 1,
+            dim_feedforward=settings.decoder_ffn,
+            **own,
+        )
 
     def decoded_pixels(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """Maps for the queries to read, coarsest first, ``[B, hidden_dim, h, w]`` each; and the map

@@ -27,10 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinat_deploy.models.boxes import corrected
+from dinat_deploy.models.convolutions import ConvModule, PlainConv
 from dinat_deploy.models.decoders import MaskRCNN
-from dinat_deploy.models.fpn import PlainConv
 from dinat_deploy.models.roi_features import Atlas
-from dinat_deploy.models.upernet import ConvModule
 from dinat_deploy.ops.non_maximum_suppression import non_maximum_suppression
 
 BOX_GRID, MASK_GRID = 7, 14

@@ -107,9 +107,6 @@ def cure(heads: Mapping[str, Tensor], config: ModelConfig) -> str | None:
             "The file has no decode head: use --task classification or --task backbone, or a "
             "checkpoint of a segmenter."
         )
-    classes = num_classes_of(heads)
-    if classes is not None and classes != config.num_classes:
-        return f"The file tells {classes} classes apart: use --num-classes {classes}."
     found = settings_of(heads)
     if found is None:
         return "The file has no complete decode head of UPerNet, which is the only one known."

@@ -16,29 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.models.convolutions import ConvModule, folded_state
 from dinat_deploy.models.decoders import UPerNet
 from dinat_deploy.models.headed import HeadedModel
 from dinat_deploy.models.layers import Size
-
-
-class ConvModule(nn.Module):
-    """Convolution of stride 1, batch normalization, ReLU.
-
-    Args:
-        folded: the normalization is part of the convolution, which then has a bias; see
-            :func:`folded`.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, folded: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=folded)
-        self.bn = None if folded else nn.BatchNorm2d(out_channels)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_channels, H, W]`` -> ``[B, out_channels, H, W]``."""
-        x = self.conv(x)
-        return F.relu(x if self.bn is None else self.bn(x))
 
 
 class UPerHead(nn.Module):
@@ -200,9 +181,6 @@ def folded(model: SegmentationModel) -> SegmentationModel:
     """The same function without what inference does not need: every batch normalization becomes
     part of the convolution before it, and the auxiliary head is left out.
 
-    With the scale ``g = weight / sqrt(running_var + eps)`` of each channel, the convolution's
-    weights become ``g`` times as large and its bias is ``bias - g * running_mean``, in float64.
-
     Returns:
         A new model in evaluation mode, whose configuration says ``folded``; the model itself if it
         is one already.
@@ -215,22 +193,10 @@ def folded(model: SegmentationModel) -> SegmentationModel:
     )
     state = {
         name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.startswith("auxiliary_head.") and ".bn." not in name
+        for name, tensor in folded_state(model).items()
+        if not name.startswith("auxiliary_head.")
     }
-    for path, module in model.decode_head.named_modules(prefix="decode_head"):
-        if isinstance(module, ConvModule) and module.bn is not None:
-            weight, bias = _fold(module.conv.weight, module.bn)
-            state |= {f"{path}.conv.weight": weight, f"{path}.conv.bias": bias}
     with torch.device("meta"):
         made = SegmentationModel(config)
     made.load_state_dict(state, strict=True, assign=True)
     return made.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def _fold(weight: Tensor, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    assert bn.running_mean is not None and bn.running_var is not None
-    scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
-    bias = bn.bias.double() - scale * bn.running_mean.double()
-    return (weight.double() * scale[:, None, None, None]).float(), bias.float()

@@ -323,3 +323,22 @@ def with_schedule(variant: Variant, schedule: str) -> ModelConfig:
         f"No published {schedule!r} dilations for {variant.name}.",
         f"It has: {have}; or write the dilations out, like 1,8,1/1,4,1,4.",
     )
+
+
+def named_dilations(text: str, variant: Variant | None) -> Dilations:
+    """Dilations by the name of a published schedule, or written out (:func:`parse_dilations`).
+
+    Args:
+        variant: whose schedule is meant.
+
+    Raises:
+        ConfigError: there is no variant or no such schedule, or the text is not of that form.
+    """
+    if text not in SCHEDULES:
+        return parse_dilations(text)
+    if variant is None:
+        raise ConfigError(
+            f"The dilation schedule {text!r} belongs to a published variant.",
+            "Name it with --model, or write the dilations out.",
+        )
+    return with_schedule(variant, text).dilations

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,15 +163,15 @@ class _Entry:
     notes: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     keep: bool = False
-    _open: _Owned | None = None
+    _open: PreparedRun | None = None
 
     def make(self) -> PreparedRun:
         """The prepared run that is kept, or else a new one."""
         kept, self._open = self._open, None
         run = kept or self._prepare()
-        return _Lent(run, self) if self.keep else run
+        return _Handle(run, partial(self._take_back, run)) if self.keep else run
 
-    def take_back(self, run: _Owned) -> None:
+    def _take_back(self, run: PreparedRun) -> None:
         """Keep a run that somebody is done with, for the next who asks for one."""
         self._open = run
 
@@ -198,7 +199,7 @@ class _Entry:
             self.runtime, self.device, self.precision, self.shapes, self.work, floor, self.notes
         )
 
-    def _prepare(self) -> _Owned:
+    def _prepare(self) -> PreparedRun:
         arguments = self.arguments
         artefact = open_artefact(
             parse_artefact(self.text),
@@ -214,7 +215,14 @@ class _Entry:
         except BaseException:
             artefact.close()
             raise
-        return _Owned(artefact, run)
+
+        def close() -> None:
+            try:
+                run.close()
+            finally:
+                artefact.close()
+
+        return _Handle(run, close)
 
     def _remember(self, artefact: Artefact) -> None:
         session = artefact.session
@@ -230,11 +238,11 @@ class _Entry:
         self.notes = list(dict.fromkeys([*artefact.notes, *session.notes]))
 
 
-class _Owned:
-    """A prepared run that closes its session with itself."""
+class _Handle:
+    """A prepared run for which closing means something else."""
 
-    def __init__(self, artefact: Artefact, run: PreparedRun) -> None:
-        self._artefact, self._run = artefact, run
+    def __init__(self, run: PreparedRun, close: Callable[[], None]) -> None:
+        self._run, self._close = run, close
         self.kind, self.notes = run.kind, run.notes
 
     def block(self, seconds: float, least: int) -> Block:
@@ -247,30 +255,7 @@ class _Owned:
         return self._run.memory()
 
     def close(self) -> None:
-        try:
-            self._run.close()
-        finally:
-            self._artefact.close()
-
-
-class _Lent:
-    """A prepared run that goes back to its entry when it is closed."""
-
-    def __init__(self, run: _Owned, owner: _Entry) -> None:
-        self._run, self._owner = run, owner
-        self.kind, self.notes = run.kind, run.notes
-
-    def block(self, seconds: float, least: int) -> Block:
-        return self._run.block(seconds, least)
-
-    def profile(self, iterations: int) -> list[LayerTime]:
-        return self._run.profile(iterations)
-
-    def memory(self) -> MemoryUse:
-        return self._run.memory()
-
-    def close(self) -> None:
-        self._owner.take_back(self._run)
+        self._close()
 
 
 def _options(protocol: Mapping[str, Any]) -> BenchOptions:

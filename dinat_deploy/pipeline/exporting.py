@@ -131,8 +131,7 @@ def export(
         for note in source.notes:
             progress.note(note[0].upper() + note[1:] + ".")
         config = source.config
-        decoder = config.decoder.type if config.decoder else None
-        tolerance = tolerance or tolerance_for("float32", decoder=decoder)
+        tolerance = tolerance or tolerance_for("float32", decoder=config.decoder)
         _check_detector(config, batch, dynamic)
         bounds = _size_bounds(config, size_range) if "size" in dynamic else None
         graph = _to_graph(source, batch, dynamic, bounds, opset, progress)

@@ -1,13 +1,9 @@
-"""Where the pictures that ``infer`` draws are written, and writing them."""
+"""Where the pictures that ``infer`` draws are written."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-
-from PIL import Image
 
 from dinat_deploy.errors import ConfigError, OutputError
 
@@ -85,27 +81,3 @@ def _in_folder(folder: Path, images: Sequence[str | Path]) -> list[Path]:
             number += 1
         files.append(file)
     return files
-
-
-def write_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture, in the format that the ending names; it appears whole or not at all.
-
-    Raises:
-        OutputError: the place cannot be written to.
-    """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() == ".png":
-            image.save(partial)
-        else:
-            image.save(partial, quality=92)
-        partial.replace(path)
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"Writing {path} failed: {getattr(error, 'strerror', None) or error}.",
-            "Free disk space, mend the permissions, or choose another place.",
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

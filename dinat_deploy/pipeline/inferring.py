@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from dinat_deploy.bundle import Bundle, Manifest
 from dinat_deploy.errors import BundleError, ConfigError
 from dinat_deploy.models.preprocessing import open_image
 from dinat_deploy.pipeline.artefacts import Artefact, open_artefact
-from dinat_deploy.pipeline.infer_files import check_apart, output_files, write_picture
+from dinat_deploy.pipeline.infer_files import check_apart, output_files
 from dinat_deploy.pipeline.infer_running import Runner
 from dinat_deploy.pipeline.infer_segmenting import Segmenter
 from dinat_deploy.pipeline.infer_semantic import Mode
+from dinat_deploy.pipeline.picture_files import write_picture
 from dinat_deploy.postprocessing.drawing import DEFAULT_OPACITY, Answer, Style, draw, id_picture
 from dinat_deploy.postprocessing.results import Instances, PanopticMap, SemanticMap
 from dinat_deploy.progress import Progress, Silent
@@ -267,7 +268,7 @@ def _drawn(
         write_picture(draw(open_image(result.image), result.answer, style), overlay)
     if ids is not None:
         write_picture(id_picture(result.answer), ids)
-    return ImagePredictions(**{**vars(result), "overlay": overlay, "map": ids})
+    return replace(result, overlay=overlay, map=ids)
 
 
 def _softmax(logits: FloatArray) -> Shares:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dinat_deploy.choosing.geometry import Token
 from dinat_deploy.errors import OutputError
 from dinat_deploy.files import write_whole
 from dinat_deploy.models.config import ModelConfig
+from dinat_deploy.pipeline.picture_files import write_picture
 
 __all__ = ["Area", "FieldReport", "Files", "Growth", "LayerField", "Token", "receptive_field"]
 
@@ -236,16 +236,7 @@ def _draw(report: FieldReport, path: Path) -> None:
         f"{report.name}, {height}x{width} pixels, kernel size {report.config.kernel_size}: "
         f"what the token in the {report.token} sees",
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        image.save(partial, "PNG")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"Writing {path} failed: {error.strerror}.", "Free disk space or mend the permissions."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_picture(image, path)
 
 
 def _area(area: Area) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,29 +10,17 @@ from dinat_deploy.errors import CheckpointError, ConfigError
 from dinat_deploy.models import hub
 from dinat_deploy.models.building import Model, for_inference
 from dinat_deploy.models.checkpoints import Checkpoint, read_checkpoint, read_hugging_face
-from dinat_deploy.models.config import Dilations, ModelConfig
+from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.datasets import ClassTable, class_table
 from dinat_deploy.models.decoders import DecoderTask, MaskRCNN, UPerNet
 from dinat_deploy.models.families import FAMILIES, Family, family_of
 from dinat_deploy.models.fitting import fit
 from dinat_deploy.models.labels import default_labels
-from dinat_deploy.models.model_card import ModelCard
+from dinat_deploy.models.model_card import ModelCard, read_card
 from dinat_deploy.models.preprocessing import Preprocessing
-from dinat_deploy.models.presets import (
-    DECODERS,
-    choose_decoder,
-    dataset_for,
-    preset,
-    settings,
-)
+from dinat_deploy.models.presets import DECODERS, choose_decoder, dataset_for, preset, settings
 from dinat_deploy.models.weights import model_from_state, seeded_model
-from dinat_deploy.models.zoo import (
-    SCHEDULES,
-    Variant,
-    get_variant,
-    parse_dilations,
-    with_schedule,
-)
+from dinat_deploy.models.zoo import Variant, get_variant, named_dilations
 from dinat_deploy.pipeline.requests import ModelRequest, request_name
 
 _DEFAULT_CROP_FRACTION = 0.875
@@ -69,7 +56,7 @@ def resolve(request: ModelRequest) -> ModelSource:
     """
     variant = get_variant(request.model) if request.model else None
     checkpoint = _checkpoint(request, variant)
-    card = _card(request.config)
+    card = None if request.config is None else read_card(request.config)
     config = _config(request, variant, checkpoint, card)
     config.check_image_size(config.image_size)
     name = variant.name if variant else request_name(request)
@@ -124,18 +111,6 @@ def _checkpoint(request: ModelRequest, variant: Variant | None) -> Checkpoint | 
     )
 
 
-def _card(path: str | Path | None) -> ModelCard | None:
-    if path is None:
-        return None
-    try:
-        data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not readable JSON: {error}.", "Check the path.") from None
-    if isinstance(data, dict) and ModelCard.is_card(data):
-        return ModelCard.parse(data, str(path))
-    return ModelCard(config=ModelConfig.parse(data))
-
-
 def _config(
     request: ModelRequest,
     variant: Variant | None,
@@ -164,7 +139,10 @@ def _config(
         if value is not None:
             changes[key] = value
     if request.dilations is not None:
-        changes["dilations"] = _dilations(request, variant)
+        wanted = request.dilations
+        changes["dilations"] = (
+            named_dilations(wanted, variant) if isinstance(wanted, str) else wanted
+        )
     if request.task == "backbone":
         # First, so that changed depths change the levels that are returned.
         config = config.replace(decoder=None, **changes).backbone
@@ -268,21 +246,6 @@ def _with_task(config: ModelConfig, task: str) -> ModelConfig:
             f"The model is for {config.task}, not {task}.", f"Use --task {config.task}."
         )
     return config.replace(decoder=decoder.model_copy(update={"task": task}))
-
-
-def _dilations(request: ModelRequest, variant: Variant | None) -> Dilations:
-    wanted = request.dilations
-    assert wanted is not None
-    if not isinstance(wanted, str):
-        return wanted
-    if wanted not in SCHEDULES:
-        return parse_dilations(wanted)
-    if variant is None:
-        raise ConfigError(
-            f"The dilation schedule {wanted!r} belongs to a published variant.",
-            "Name it with --model, or write the dilations out.",
-        )
-    return with_schedule(variant, wanted).dilations
 
 
 def _preprocessing(

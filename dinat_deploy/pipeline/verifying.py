@@ -284,8 +284,7 @@ def _default_tolerance(artefact: Artefact, bundle: Bundle) -> Tolerance:
     if artefact.engine is not None:
         tf32 = artefact.engine.manifest.options.tf32
     decoder = bundle.manifest.config.decoder
-    kind = decoder.type if decoder else None
-    return tolerance_for(artefact.precision, tf32=tf32, decoder=kind)
+    return tolerance_for(artefact.precision, tf32=tf32, decoder=decoder)
 
 
 def _reference_name(reference: Session | None, bundle: Bundle, pixels: Pixels | None) -> str:
@@ -324,7 +323,7 @@ def _torch_session(bundle: Bundle, layers: bool, progress: Progress) -> Session:
 def _check_recorded(bundle: Bundle, case: Case, rerun: dict[str, FloatArray]) -> None:
     """The recorded outputs must be what PyTorch computes: they stand in for it elsewhere."""
     decoder = bundle.manifest.config.decoder
-    exact = tolerance_for("float32", decoder=decoder.type if decoder else None)
+    exact = tolerance_for("float32", decoder=decoder)
     ours = {name: rerun[name] for name in case.outputs}
     errors = compare_outputs(ours, case.outputs, decoder, exact)
     for name, found in errors.items():

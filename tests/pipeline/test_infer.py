@@ -30,8 +30,9 @@ from dinat_deploy.models.model_card import save_model
 from dinat_deploy.models.preprocessing import Preprocessing, load_batch
 from dinat_deploy.models.weights import seeded_model
 from dinat_deploy.pipeline.exporting import export
-from dinat_deploy.pipeline.infer_files import output_files, write_picture
+from dinat_deploy.pipeline.infer_files import output_files
 from dinat_deploy.pipeline.inferring import Drawing, infer
+from dinat_deploy.pipeline.picture_files import write_picture
 from dinat_deploy.pipeline.sources import ModelRequest
 from dinat_deploy.session import onnxruntime_session
 from tests.conftest import TINY
