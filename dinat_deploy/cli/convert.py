@@ -74,7 +74,7 @@ _SMALL_SHARE = 1e-9
     "--rtol",
     type=click.FloatRange(0),
     help="... plus this x largest output.  [default: 0.02 for fp16, 0.1 for bf16, 0.4 for the "
-    "others]",
+    "others; detectors 0.05 and 0.3]",
 )
 @click.option("--seed", type=int, default=2000, show_default=True, help="Of made-up pictures.")
 @quantize_options

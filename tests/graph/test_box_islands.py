@@ -243,7 +243,7 @@ def test_minus_infinity_in_a_mask_is_left_out_of_the_ranges() -> None:
     ("options", "tensor"),
     [
         ({"scale": -np.inf}, "scores"),
-        ({"scale": 1e39}, "scores"),
+        ({"scale": 2e38}, "scores"),
         ({"scale": 6e37, "lowest": -3e38}, "shifted"),
         ({"hole": np.inf}, "mask"),
         ({"hole": np.nan}, "y"),
@@ -255,6 +255,13 @@ def test_any_other_infinity_is_refused(options: dict[str, float], tensor: str) -
         ConversionError, match=rf"already computes (inf|nan) in the tensor {tensor}"
     ):
         ranges_of(*masked(**options))
+
+
+def test_what_is_not_a_number_is_found_anywhere_in_an_output() -> None:
+    feeds: Arrays = {"x": np.array([1, 0, 2], np.float32)}
+    model = graph_of([helper.make_node("Div", ["x", "x"], ["y"])], feeds, ["y"], {})
+    with pytest.raises(ConversionError, match="already computes nan in the tensor y"):
+        ranges_of(model, feeds)
 
 
 def test_a_mask_survives_rounding() -> None:
