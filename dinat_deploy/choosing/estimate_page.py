@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dinat_deploy.choosing.devices import DEVICES
 from dinat_deploy.choosing.estimate import Estimate
 from dinat_deploy.measurement.page import document, figure, section, table
-from dinat_deploy.measurement.plots import PALETTE, Plot, Trace, bars, label
+from dinat_deploy.measurement.plots import PALETTE, Plot, Trace, bars, label, logarithmic
 from dinat_deploy.measurement.tables import Table, significant
 
 NOT_MEASURED = (
@@ -22,7 +22,11 @@ _KINDS = {
     "convolution": ("convolutions", "#2f9e77", "."),
     "rest": ("norms and the rest", "#8fa3b8", "x"),
 }
-_MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "hexagon", "pentagon")
+# More than colours, so that no device looks like another.
+_MARKS = (
+    "circle", "square", "diamond", "cross", "triangle-up", "star", "hexagon", "pentagon", "x",
+    "triangle-down", "hexagram", "star-square", "hourglass", "bowtie", "triangle-left",
+)  # fmt: skip
 
 
 def to_html(found: Sequence[tuple[str, Estimate]]) -> str:
@@ -100,7 +104,10 @@ def _stages(found: Estimate) -> Plot:
                 "name": title,
                 "x": [round(row.time.total, 6) for row in rows],
                 "y": [stages.index(row.stage) for row in rows],
-                "marker": {"color": shade, "pattern": {"shape": pattern, "fgopacity": 0.5}},
+                "marker": {
+                    "color": shade,
+                    "pattern": {"shape": pattern, "fillmode": "overlay", "fgopacity": 0.6},
+                },
                 "hovertext": [
                     f"{title}: {significant(row.time.total)} ms, floor "
                     f"{significant(row.time.floor)} ms, {row.time.bound}"
@@ -132,7 +139,9 @@ def _models(found: Sequence[tuple[str, Estimate]]) -> Plot:
                 "marker": {
                     "size": 10,
                     "color": PALETTE[number % len(PALETTE)],
-                    "symbol": _MARKS[number % len(_MARKS)],
+                    # Open, so that marks at the same place are seen.
+                    "symbol": f"{_MARKS[number % len(_MARKS)]}-open",
+                    "line": {"width": 2},
                 },
                 "hovertext": [
                     f"{label(name)} on {label(device)}: {significant(each.whole.total)} ms, "
@@ -144,7 +153,8 @@ def _models(found: Sequence[tuple[str, Estimate]]) -> Plot:
         )
     layout = bars(models, "ms of a pass (estimate)", bar=22)
     layout |= {"showlegend": True, "hovermode": "closest"}
-    layout["xaxis"] |= {"type": "log"}
+    times = [each.whole.total for _, each in found]
+    logarithmic(layout["xaxis"], min(times) / 1.3, max(times) * 1.3)
     layout["height"] += 22 * len(devices)  # the legend
     return Plot(
         "models",

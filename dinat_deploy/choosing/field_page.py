@@ -88,7 +88,7 @@ def _pixels(layers: Sequence[LayerField]) -> Plot:
         "From the first to the last, along the shorter side of the image, after every layer of the "
         "model.",
         traces,
-        _layout("layers of the model", "pixels", 380, 2),
+        _layout("layers of the model", "pixels", 380, len(layers)),
     )
 
 
@@ -105,7 +105,7 @@ def _growth(level: int, found: Sequence[Growth]) -> Plot:
         "Tokens along the shorter axis that one far from borders sees, with windows of the same "
         "size; at most the whole axis.",
         traces,
-        _layout(f"layers of level {level + 1}", "tokens", height, 1),
+        _layout(f"layers of level {level + 1}", "tokens", height, len(places)),
     )
 
 
@@ -121,10 +121,16 @@ def _line(name: str, x: list[int], y: list[int], style: int) -> Trace:
     }
 
 
-def _layout(x: str, y: str, height: int, step: int) -> dict[str, Any]:
+def _layout(x: str, y: str, height: int, layers: int) -> dict[str, Any]:
     return {
         "height": height,
-        "xaxis": {"title": {"text": x}, "dtick": step},
+        # Layers are counted from 1; of many, every other one has its number.
+        "xaxis": {
+            "title": {"text": x},
+            "tick0": 1,
+            "dtick": 1 if layers < 20 else 2,
+            "range": [0.5, layers + 0.5],
+        },
         "yaxis": {"title": {"text": y}, "rangemode": "tozero"},
         "hovermode": "closest",
         "showlegend": True,

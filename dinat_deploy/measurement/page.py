@@ -42,13 +42,14 @@ def to_html(report: BenchReport) -> str:
     return document(f"Benchmark: {', '.join(r.name for r in report.results)}", parts, shown)
 
 
-def document(title: str, parts: Sequence[str], shown: Sequence[Plot]) -> str:
+def document(title: str, parts: Sequence[str], shown: Sequence[Plot], *, style: str = "") -> str:
     """A page with styles, plots and their library inside.
 
     Args:
         title: plain text.
         parts: HTML, as of :func:`section`, :func:`table` and :func:`figure`.
         shown: the plots whose places :func:`figure` made.
+        style: CSS beside the page's own.
 
     Raises:
         MissingDependencyError: plotly is not installed.
@@ -61,7 +62,7 @@ def document(title: str, parts: Sequence[str], shown: Sequence[Plot]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{html.escape(title)}</title>
-<style>{_asset("page.css")}</style>
+<style>{_asset("page.css")}{style}</style>
 </head>
 <body>
 <main>

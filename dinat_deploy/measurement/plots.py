@@ -339,6 +339,7 @@ def bars(names: Sequence[str], unit: str, bar: int = _BAR) -> dict[str, Any]:
         "yaxis": {
             "autorange": "reversed",
             "showgrid": False,
+            "zeroline": False,
             "tickmode": "array",
             "tickvals": list(range(len(names))),
             "ticktext": [label(name) for name in names],
@@ -348,6 +349,18 @@ def bars(names: Sequence[str], unit: str, bar: int = _BAR) -> dict[str, Any]:
         # For narrow screens; the page's script puts them in place.
         "meta": {"short": [label(name, _SHORT_LENGTH) for name in names]},
     }
+
+
+def logarithmic(axis: dict[str, Any], low: float, high: float) -> None:
+    """Give an axis a logarithmic scale with whole numbers at its ticks."""
+    axis.pop("rangemode", None)
+    low, high = max(low, 1e-30), min(high, 1e30)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 3e4 else (1,)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    axis |= {"type": "log", "range": [math.log10(low), math.log10(high)]}
+    axis |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _work_of(result: ArtefactResult) -> str:
