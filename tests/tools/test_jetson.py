@@ -256,7 +256,9 @@ def test_the_page_shows_what_a_dry_run_prints(
     sources = Path(jetson.__file__).parents[1]
     page = (sources / "docs/jetson.md").read_text()
     command, shown = re.findall(
-        r"```sh\npython3 tools/jetson.py ([^\n]*)\n```.*?```text\n(.*?)```", page, re.DOTALL
+        r"```sh title=\"Needs a Jetson\"\npython3 tools/jetson.py ([^\n]*)\n```.*?```text\n(.*?)```",
+        page,
+        re.DOTALL,
     )[0]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/user")
