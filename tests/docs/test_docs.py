@@ -1,4 +1,7 @@
-"""Every command and every Python block in the documentation runs, in the order of its page."""
+"""Every command and every Python block in the documentation runs, in the order of its page.
+
+pages.py has the rules, and test_conventions.py checks that the pages keep them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +23,29 @@ from PIL import Image
 from dinat_deploy.cli import cli
 from dinat_deploy.cli.console import run as run_cli
 from tests.conftest import TINY
-from tests.docs.models_table import README, updated
+from tests.docs.device import simulated_device
+from tests.docs.exports import Exports
+from tests.docs.models_table import updated
+from tests.docs.pages import FOLDER, ON_A_DEVICE, PAGES, README, ROOT, blocks, elsewhere
+from tests.docs.recorded import mismatch
 from tests.golden import model_case
 from tests.models import upstream
 
-ROOT = README.parent
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-# Run by .ci/run in fresh virtual environments, as written, or longer than a test should take.
-ELSEWHERE = (
-    "pip install", "python -m pytest", "python benchmarks/", "dinat-deploy plugin build", "cmake ",
-    "ctest ",
+# Where a user has the cache that the tests have in their directory.
+CACHE = "~/.cache/dinat-deploy"
+# Run in less time than as written: what is replaced in a line, and by what.
+SHORTER = (
+    (r"^(python examples/shapes/train.py.*)", r"\1 --scenes 16 --epochs 1"),
+    (r"^(python examples/digits/train.py.*)", r"\1 --epochs 1"),
+    (r"--model dinat_tiny --checkpoint dinat_tiny_in1k_224.pth --precision", "--config my_model.json --output out/dinat_tiny --precision"),
+    # Fewer layers, where a page shows options of the graph.
+    (r"^(dinat-deploy export --model dinat_mini(?!.*--(dilations|depths|checkpoint|task)).*)", r"\1 --depths 1,1,1,1 --dilations 1/1/1/1"),
 )  # fmt: skip
-# Run in less time than as written: lines that begin so get these words as well.
-SHORTER = {"python examples/shapes/train.py": "--scenes 16 --epochs 1"}
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def commands(page: Path) -> list[str]:
-    lines = [line for block in blocks(page, "bash") for line in block.splitlines() if line.strip()]
-    return [shorter(line) for line in lines if not line.startswith(ELSEWHERE)]
 
 
 def shorter(line: str) -> str:
-    for begin, words in SHORTER.items():
-        if line.startswith(begin):
-            return f"{line} {words}"
+    for pattern, words in SHORTER:
+        line = re.sub(pattern, words, line)
     return line
 
 
@@ -82,7 +81,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(command: str | list[str], place: Path) -> None:
+def run(command: str | list[str], place: Path) -> str:
     environment = os.environ | {
         # The script and the package under test, wherever the tests were started.
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -98,43 +97,71 @@ def run(command: str | list[str], place: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    return Exports(tmp_path_factory)
 
 
 @pytest.fixture
 def run_command(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[[str], None]:
-    """Run a line; our own command in this process, which spares importing PyTorch each time."""
+    place: Path,
+    exports: Exports,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[[str], str]:
+    """Run a line and return what it printed; our own command in this process, which spares importing
+    PyTorch each time."""
     monkeypatch.chdir(place)
     monkeypatch.setattr("signal.signal", lambda *_: None)
 
-    def call(line: str) -> None:
+    def execute(line: str) -> str:
         program, *arguments = shlex.split(line)
         if program != "dinat-deploy" or set(line) & set("|><&;$*"):
-            run(line, place)
-            return
+            return run(line, place)
         monkeypatch.setattr(sys, "argv", [program, *arguments])
         with pytest.raises(SystemExit) as stopped:
             run_cli(cli)
         shown = capfd.readouterr()
         assert not stopped.value.code, f"{line}\n{shown.out}\n{shown.err}"
+        return shown.out
 
-    return call
+    return lambda line: exports.run(line, place, execute)
+
+
+def with_something_to_run() -> list[Path]:
+    return [page for page in PAGES if blocks(page, "bash", "sh", "python")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_and_python_run_as_written(page: Path, run_command: Callable[[str], None]) -> None:
-    """In one test, because Python uses what the commands of its page made."""
-    for command in commands(page):
-        run_command(command)
-    for block in blocks(page, "python"):
-        exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
+@pytest.mark.parametrize("page", with_something_to_run(), ids=lambda page: page.name)
+def test_a_page_runs_as_written_and_prints_what_it_says(
+    page: Path, place: Path, run_command: Callable[[str], str]
+) -> None:
+    """In one test, because a block uses what those before it made."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page, "bash", "sh", "python"):
+        if block.language == "python":
+            exec(compile(block.text, str(block), "exec"), names)
+            continue
+        flavor = ON_A_DEVICE.get(block.title or "")
+        if block.language == "sh" and flavor is None:
+            continue
+        printed = ""
+        with simulated_device(place, flavor) if flavor else nullcontext():
+            for line in block.commands:
+                if elsewhere(line) is None:
+                    printed += run_command(shorter(line))
+        if block.output is not None:
+            found = mismatch(block.output, printed.replace(str(place / "cache"), CACHE))
+            assert found is None, f"{block}: {found}"
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:
-    linked = set(re.findall(r"\]\((docs/[^)]+)\)", README.read_text()))
-    assert linked == {f"docs/{page.name}" for page in PAGES[1:]}
+    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", README.read_text()))
+    assert linked == {f"docs/{page.name}" for page in PAGES if page.parent == FOLDER}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -35,6 +35,7 @@ from dinat_deploy.models.preprocessing import Preprocessing, open_image
 from tests.conftest import TINY
 
 CLASSES = 7
+NETWORK = TINY.replace(num_classes=CLASSES)
 VERSIONS = {"10": "10.3.0.26", "11": "11.1.0.106", "rtx": "1.7.1.116"}
 GPU = "Stand-in GPU"
 HOW = Preprocessing(resize=(18, 18), crop=(12, 16))
@@ -65,7 +66,7 @@ class Site:
     needs_plugin: bool = False
     host_code: bool = False
     labels: list[str] | None = field(default_factory=lambda: [f"class-{i}" for i in range(CLASSES)])
-    config: ModelConfig = TINY
+    config: ModelConfig = NETWORK
     preprocessing: Preprocessing = HOW
     classes: int = CLASSES
     scale: float = 0.02

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from dinat_deploy.models.preprocessing import Preprocessing
-from tests.conftest import TINY
-from tests.examples.cpp_site import GPU, VERSIONS, Site, plugin_info
+from tests.examples.cpp_site import GPU, NETWORK, VERSIONS, Site, plugin_info
 
 MakeSite = Callable[..., Site]
 
@@ -92,7 +91,7 @@ def test_grey_pictures_and_wide_crops(site: MakeSite) -> None:
         resize_mode="stretch", resize=(10, 14), crop=(12, 16), mean=(0.3,), std=(0.2,),
         interpolation="lanczos",
     )  # fmt: skip
-    here = site(preprocessing=how, config=TINY.replace(in_channels=1), scale=0.1)
+    here = site(preprocessing=how, config=NETWORK.replace(in_channels=1), scale=0.1)
     picture = here.picture(3, (31, 77))
     expected = np.sort(here.expected([picture])[0])[::-1]
     np.testing.assert_allclose(guesses(here.classify(picture), 0)[1], expected[:5], rtol=1e-5)
@@ -259,9 +258,9 @@ def test_files_that_do_not_fit_together(site: MakeSite, tmp_path: Path) -> None:
 
     few = site(labels=["cat", "dog"])
     assert "names 2 classes, and the engine has 7" in few.refused(picture)
-    backbone = site(config=TINY.replace(out_levels=(0, 1)))
+    backbone = site(config=NETWORK.replace(out_levels=(0, 1)))
     assert "is no classifier" in backbone.refused(picture)
-    segmenter = site(config=TINY.replace(decoder={"channels": 8, "auxiliary_level": 1}))
+    segmenter = site(config=NETWORK.replace(decoder={"channels": 8, "auxiliary_level": 1}))
     assert "is no classifier: it has a decoder of type upernet" in segmenter.refused(picture)
     model = site().bundle / "model.json"
     model.write_text(model.read_text().replace('"image"', '"pixels"'))
