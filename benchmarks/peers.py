@@ -2,12 +2,12 @@
 
     python benchmarks/peers.py --output out/peers
 
-Needs the package transformers, whose Swin-T and ConvNeXt-T are built from their configurations,
-with random weights; nothing is downloaded. All models are exported with the same exporter and
-opset, and measured in turn by ``dinat_deploy.bench``. Ours run twice where the operator's library
-is built: with it, and as a file in which the operator is replaced by its body, which is what an
-ONNX Runtime runs that does not know us. Writes ``report.json``, ``report.md`` and ``report.html``:
-read the ratios per multiply-accumulate; milliseconds belong to the machine.
+``dinat-deploy compare`` puts all families side by side; this script also shows what the operator's
+library is worth. All models are exported with the same exporter and opset, those of transformers
+with random weights, and measured in turn by ``dinat_deploy.bench``. Ours run twice where the
+library is built: with it, and as a file in which the operator is replaced by its body, which is
+what an ONNX Runtime runs that does not know us. Writes ``report.json``, ``report.md`` and
+``report.html``: read the ratios per multiply-accumulate; milliseconds belong to the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnx import inliner
 from rich.console import Console
 
 import dinat_deploy
-from dinat_deploy.exporter import DEFAULT_OPSET
+from dinat_deploy.choosing.rivals import RIVALS, build_rival, export_rival
 from dinat_deploy.measurement import roofline
 from dinat_deploy.measurement.onnx_work import count_onnx
 from dinat_deploy.measurement.page import to_html
@@ -33,51 +33,18 @@ from dinat_deploy.native import find_library
 from dinat_deploy.pipeline.requests import ModelRequest
 
 OURS = ("dinat_mini", "dinat_tiny")
-PEERS = ("swin_tiny", "convnext_tiny")
+PEERS = ("swin_tiny", "convnext_tiny")  # by default
 
 
-class Logits(torch.nn.Module):
-    """A classifier of transformers as a function from pictures to logits."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(image, return_dict=False)[0]
-        return logits
-
-
-def peer(name: str, **changes: Any) -> Logits:
+def peer(name: str, **changes: Any) -> torch.nn.Module:
     """A model of transformers in its published shape, unless ``changes`` say otherwise."""
-    from transformers import (
-        ConvNextConfig,
-        ConvNextForImageClassification,
-        SwinConfig,
-        SwinForImageClassification,
-    )
-
-    torch.manual_seed(0)
-    # The default configurations of both are those of the tiny models.
-    if name == "swin_tiny":
-        config = SwinConfig(num_labels=1000, attn_implementation="eager", **changes)
-        return Logits(SwinForImageClassification(config)).eval()
-    return Logits(ConvNextForImageClassification(ConvNextConfig(num_labels=1000, **changes))).eval()
+    side = changes.pop("image_size", 224)
+    return build_rival(name, image_size=(side, side), **changes).module
 
 
 def export_peer(module: torch.nn.Module, path: Path, side: int, batch: int) -> None:
-    """As ours are exported: torch.export, the opset of our exporter, static shapes."""
-    image = torch.zeros(batch, 3, side, side)
-    program = torch.onnx.export(
-        torch.export.export(module, (image,), strict=False),
-        dynamo=True,
-        opset_version=DEFAULT_OPSET,
-        input_names=["image"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    assert program is not None
-    program.save(str(path))
+    """As ours are exported: by the same exporter, with static shapes."""
+    export_rival(module, path, (side, side), batch)
 
 
 def without_operator(bundle: Path, path: Path) -> None:
@@ -138,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("out/peers"))
     parser.add_argument("--models", nargs="+", default=list(OURS))
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peers", nargs="+", choices=list(RIVALS), default=list(PEERS))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--duration", type=float, default=5.0, help="seconds of every model")

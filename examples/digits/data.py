@@ -8,14 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dinat_deploy.choosing.ablation_task import digits_preprocessing
 from dinat_deploy.data.digits import LABELS as LABELS
 from dinat_deploy.data.digits import Part, read_digits
-from dinat_deploy.models.preprocessing import Preprocessing
 
 SIDE = 32
-PREPROCESSING = Preprocessing(
-    resize_mode="stretch", resize=(SIDE, SIDE), crop=(SIDE, SIDE), mean=(0.3,), std=(0.35,)
-)
+PREPROCESSING = digits_preprocessing(SIDE)
 
 
 @dataclass(frozen=True)

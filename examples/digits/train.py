@@ -14,13 +14,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from data import LABELS, PREPROCESSING, SIDE, Split, load
+from data import LABELS, PREPROCESSING, SIDE, load
 from rich.console import Console
-from rich.progress import track
-from torch import nn
+from rich.progress import Progress
 
+from dinat_deploy.choosing.ablation_training import predict, train
 from dinat_deploy.models.config import ModelConfig
-from dinat_deploy.models.model import DinatModel
 from dinat_deploy.models.model_card import save_model
 
 CONFIG = ModelConfig(
@@ -35,43 +34,6 @@ CONFIG = ModelConfig(
     in_channels=1,
     image_size=(SIDE, SIDE),
 )
-BATCH = 64
-
-
-def accuracy(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> float:
-    """Share of images whose largest logit is their class (0..1)."""
-    with torch.inference_mode():
-        return (model.eval()(images).argmax(1) == classes).float().mean().item()
-
-
-def shifted(images: torch.Tensor) -> torch.Tensor:
-    """Each image moved by up to two pixels: the scans are not well centred."""
-    padded = nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
-    rows, columns = torch.randint(0, 5, (2, len(images)))
-    moved = [
-        image[:, row : row + SIDE, column : column + SIDE]
-        for image, row, column in zip(padded, rows.tolist(), columns.tolist(), strict=True)
-    ]
-    return torch.stack(moved)
-
-
-def train(data: Split, epochs: int, seed: int) -> DinatModel:
-    """A model trained from scratch with AdamW and a cosine learning rate."""
-    torch.manual_seed(seed)
-    model = DinatModel(CONFIG)
-    images, classes = torch.from_numpy(data.inputs()), torch.from_numpy(data.classes)
-    steps = epochs * -(-len(images) // BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
-    for _ in track(range(epochs), "Training", console=Console(stderr=True)):
-        model.train()
-        for chosen in torch.randperm(len(images)).split(BATCH):
-            optimizer.zero_grad()
-            loss_of(model(shifted(images[chosen])), classes[chosen]).backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()
 
 
 def main() -> None:
@@ -82,9 +44,20 @@ def main() -> None:
     options = parser.parse_args()
 
     training, held_out = load()
-    model = train(training, options.epochs, options.seed)
+    images, classes = torch.from_numpy(training.inputs()), torch.from_numpy(training.classes)
+    with Progress(console=Console(stderr=True)) as shown:
+        task = shown.add_task("Training", total=options.epochs)
+        model = train(
+            CONFIG,
+            images,
+            classes,
+            epochs=options.epochs,
+            seed=options.seed,
+            report=lambda epoch: shown.update(task, completed=epoch),
+        )
     images, classes = torch.from_numpy(held_out.inputs()), torch.from_numpy(held_out.classes)
-    print(f"held-out accuracy: {accuracy(model, images, classes):.2%} of {len(classes)} images")
+    right = (predict(model, images) == classes).float().mean()
+    print(f"held-out accuracy: {right:.2%} of {len(classes)} images")
 
     save_model(options.output, model, CONFIG, PREPROCESSING, LABELS)
     samples = options.output / "samples"
