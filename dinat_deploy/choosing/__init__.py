@@ -1,5 +1,6 @@
-"""What helps to choose a model: dilations that fit, what a token sees, the time a device needs.
+"""What helps to choose a model: dilations that fit, what a token sees, the time a device needs,
+what others cost, and what the parts of a model do.
 
-Everything here follows from a model's configuration; nothing needs weights, and only
-:mod:`dinat_deploy.choosing.gradient` needs PyTorch.
+Nothing here needs weights of a checkpoint. Only ``gradient``, ``rivals`` and ``ablation_training``
+need PyTorch.
 """

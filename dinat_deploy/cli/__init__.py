@@ -8,9 +8,11 @@ from __future__ import annotations
 import click
 
 from dinat_deploy import __version__
+from dinat_deploy.cli.ablate import ablate
 from dinat_deploy.cli.bench import bench
 from dinat_deploy.cli.build import build
 from dinat_deploy.cli.calibrate import calibrate
+from dinat_deploy.cli.compare import compare
 from dinat_deploy.cli.console import run
 from dinat_deploy.cli.convert import convert
 from dinat_deploy.cli.deploy import deploy
@@ -22,8 +24,10 @@ from dinat_deploy.cli.export import export
 from dinat_deploy.cli.infer import infer
 from dinat_deploy.cli.inspect import inspect
 from dinat_deploy.cli.models import models
+from dinat_deploy.cli.package import package
 from dinat_deploy.cli.plugin import plugin
 from dinat_deploy.cli.receptive_field import receptive_field
+from dinat_deploy.cli.report import report
 from dinat_deploy.cli.sensitivity import sensitivity
 from dinat_deploy.cli.verify import verify
 
@@ -41,13 +45,16 @@ def cli() -> None:
     dinat-deploy build out/dinat_mini        an engine in out/dinat_mini/engines
     dinat-deploy verify ENGINE               compare it with PyTorch
     dinat-deploy bench ENGINE out/dinat_mini measure it beside ONNX Runtime
+    dinat-deploy package ENGINE -o serve     a model repository for Triton, or a folder for C++
     dinat-deploy deploy -m dinat_mini        all of this
+    dinat-deploy report out/dinat_mini       one page about it
+    dinat-deploy compare                     DiNAT beside NAT, Swin and ConvNeXt
     """
 
 
 for command in (
     models, export, calibrate, sensitivity, convert, build, verify, bench, evaluate, infer, deploy,
-    inspect, plugin, doctor, dilations, receptive_field, estimate,
+    package, inspect, report, plugin, doctor, dilations, receptive_field, estimate, compare, ablate,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import click
 import pytest
 
+import dinat_deploy
 from dinat_deploy.cli import cli
 from tests.docs.pages import (
     ELSEWHERE,
+    FOLDER,
     FOR_THE_PAGE,
     NEEDS,
     OURS,
@@ -167,3 +169,9 @@ def test_what_pip_is_asked_for_exists() -> None:
             assert set(group.split(",")) <= known, line
         for name in re.findall(r"cmake\.define\.(\w+)", line):
             assert name in cmake, line
+
+
+def test_the_python_page_has_every_public_name() -> None:
+    page = (FOLDER / "api.md").read_text()
+    missing = [name for name in dinat_deploy.__all__ if f"dinat_deploy.{name}\n" not in page]
+    assert [name for name in missing if f"`{name}`" not in page] == []

@@ -256,7 +256,7 @@ def test_files_that_do_not_fit_together(site: MakeSite, tmp_path: Path) -> None:
     here.classify(picture, "--bundle", here.bundle)
     assert "No such file" in here.refused(picture, "--bundle", tmp_path)
 
-    few = site(labels=["cat", "dog"])
+    few = site(labels=["cat", "dog"], config=NETWORK.replace(num_classes=2))
     assert "names 2 classes, and the engine has 7" in few.refused(picture)
     backbone = site(config=NETWORK.replace(out_levels=(0, 1)))
     assert "is no classifier" in backbone.refused(picture)
