@@ -12,7 +12,6 @@ Reading a bundle needs neither torch nor onnx.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dinat_deploy.archives import DamagedError, read_arrays
 from dinat_deploy.errors import BundleError
 from dinat_deploy.files import sha256
 from dinat_deploy.models.config import ModelConfig, describe
 from dinat_deploy.models.datasets import Color
+from dinat_deploy.models.limits import LARGEST_SIDE
 from dinat_deploy.models.preprocessing import Preprocessing
 
 MODEL = "model.onnx"
@@ -41,6 +42,10 @@ FORMAT_VERSION = 4
 VariantPrecision = Literal["fp16", "bf16", "int8", "fp8"]
 VariantFile = Annotated[str, Field(pattern=r"^model\.[a-z0-9]+\.onnx$")]
 FloatArray = npt.NDArray[np.float32]
+
+
+def _is_size(size: int | str) -> bool:
+    return isinstance(size, str) or 1 <= size <= LARGEST_SIDE
 
 
 class _Record(BaseModel):
@@ -64,6 +69,26 @@ class TensorSpec(_Record):
     dtype: str
     shape: list[int | str]
 
+    def __str__(self) -> str:
+        return f"{self.name} [{' x '.join(map(str, self.shape))}] {self.dtype}"
+
+    @property
+    def kind(self) -> tuple[str, str, int]:
+        """What must agree of two descriptions: name, type and number of dimensions."""
+        return self.name, self.dtype, len(self.shape)
+
+    def holds(self, array: npt.NDArray[np.generic]) -> bool:
+        """Whether an array has this type and, where it is fixed, this shape."""
+        dtype = {"float": "float32", "double": "float64"}.get(self.dtype, self.dtype)
+        return (
+            array.dtype.name == dtype
+            and array.ndim == len(self.shape)
+            and all(
+                isinstance(fixed, str) or fixed == size
+                for fixed, size in zip(self.shape, array.shape, strict=True)
+            )
+        )
+
 
 class GraphInfo(_Record):
     """The ONNX file. ``size_range`` bounds dynamic heights and widths in pixels."""
@@ -72,10 +97,17 @@ class GraphInfo(_Record):
     opset: int
     ir_version: int
     body: bool
-    inputs: list[TensorSpec]
-    outputs: list[TensorSpec]
+    inputs: list[TensorSpec] = Field(min_length=1)
+    outputs: list[TensorSpec] = Field(min_length=1)
     size_range: tuple[int, int] | None = None
     op_nodes: int
+
+    @model_validator(mode="after")
+    def _check(self) -> GraphInfo:
+        for spec in self.inputs:
+            if len(spec.shape) != 4 or not all(_is_size(size) for size in spec.shape):
+                raise ValueError(f"{spec} takes no images: a shape [batch, C, H, W] is expected")
+        return self
 
 
 class Verification(_Record):
@@ -189,6 +221,22 @@ class Manifest(_Record):
     versions: dict[str, str] = Field(default_factory=dict)
     verification: Verification | None = None
     variants: dict[VariantFile, Variant] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        classes, channels = self.config.num_classes, self.config.in_channels
+        for name in ("labels", "palette"):
+            listed = getattr(self, name)
+            if listed and len(listed) != classes:
+                raise ValueError(f"{name} are {len(listed)}, and the model has {classes} classes")
+        if any(not 0 <= number < classes for number in self.things or ()):
+            raise ValueError(f"things are classes below {classes}, and {self.things} are listed")
+        if len(self.preprocessing.mean) != channels:
+            raise ValueError(
+                f"preprocessing is for {len(self.preprocessing.mean)} channels, and the model has "
+                f"{channels}"
+            )
+        return self
 
     def with_variants(self, variants: dict[str, Variant]) -> Manifest:
         """The same with these variants, in the format that they need."""
@@ -311,7 +359,38 @@ class Bundle:
                     f" the model has {sorted(expected[0] | expected[1])}.",
                     "Export the model again.",
                 )
+            for spec in (*graph.inputs, *graph.outputs):
+                array = (case.inputs | case.outputs)[spec.name]
+                # Recorded are float32 values, whatever the type of an output.
+                as_recorded = spec.model_copy(update={"dtype": "float"})
+                if not (spec.holds(array) or as_recorded.holds(array)):
+                    raise BundleError(
+                        f"{path}: {spec.name} of case {case.name} is {array.dtype} "
+                        f"{list(array.shape)}, and the model's is {spec.dtype} {spec.shape}.",
+                        "Export the model again.",
+                    )
         return cases
+
+    def check_interface(
+        self, file: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    ) -> None:
+        """Raise :class:`BundleError` if an ONNX file takes or gives others than the manifest says.
+
+        Args:
+            file: ``model.onnx``, or the file of a variant.
+            inputs, outputs: of that file.
+        """
+        said = self.variants.get(file, self.manifest.graph)
+        for kind, found, known in (
+            ("inputs", inputs, said.inputs),
+            ("outputs", outputs, said.outputs),
+        ):
+            if [spec.kind for spec in found] != [spec.kind for spec in known]:
+                ours, theirs = (", ".join(map(str, specs)) or "none" for specs in (found, known))
+                raise BundleError(
+                    f"{self.path / file} has the {kind} {ours}, and {MANIFEST} says {theirs}.",
+                    "Export the model again.",
+                )
 
 
 def variant_name(precision: VariantPrecision) -> str:
@@ -382,17 +461,22 @@ def read_cases(path: Path) -> list[Case]:
     """Cases written by :func:`write_cases`; raises BundleError if the file is damaged."""
     cases: dict[str, Case] = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            for key in archive.files:
-                case, _, rest = key.partition("/")
-                side, _, tensor = rest.partition("/")
-                entry = cases.setdefault(case, Case(case, {}, {}))
-                held = {"in": entry.inputs, "out": entry.outputs}
-                held[side][tensor] = archive[key]
+        arrays = read_arrays(path)
     except FileNotFoundError:
         raise BundleError(f"There is no {path}.", "Export the model again.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except DamagedError as error:
         raise BundleError(f"{path} is damaged: {error}.", "Export the model again.") from None
+    for key, array in arrays.items():
+        name, _, rest = key.partition("/")
+        side, _, tensor = rest.partition("/")
+        entry = cases.setdefault(name, Case(name, {}, {}))
+        held = {"in": entry.inputs, "out": entry.outputs}.get(side)
+        if held is None:
+            raise BundleError(
+                f"{path} is damaged: {key!r} is neither an input nor an output of a case.",
+                "Export the model again.",
+            )
+        held[tensor] = array
     if not cases:
         raise BundleError(f"{path} holds no cases.", "Export the model again.")
     return list(cases.values())

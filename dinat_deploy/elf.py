@@ -13,6 +13,8 @@ _DYNSYM, _VERNEED = 11, 0x6FFFFFFE
 _EXPORTED_BINDINGS = (1, 2, 10)  # global, weak, unique
 _FATBINARY = 0xBA55ED50
 _PTX, _CUBIN = 1, 2
+# Damaged tables may name all of the file again and again; those of mangled C++ names are shorter.
+_LONGEST_NAME = 1 << 14
 
 
 class NotElf(ValueError):  # noqa: N818
@@ -65,11 +67,12 @@ class SharedLibrary:
                 _Section(self._string(strings + name), kind, offset, length, link)
                 for name, kind, _, _, offset, length, link in raw
             ]
-        except (struct.error, IndexError, ValueError):
+        except (struct.error, IndexError, OverflowError, ValueError):
             raise NotElf("the section table is cut off") from None
 
     def _string(self, offset: int) -> str:
-        return self.data[offset : self.data.index(b"\0", offset)].decode(errors="replace")
+        end = self.data.index(b"\0", offset, offset + _LONGEST_NAME)
+        return self.data[offset:end].decode(errors="replace")
 
     def exported_symbols(self) -> list[str]:
         """Names that other code can link with or look up, sorted."""
@@ -86,12 +89,16 @@ class SharedLibrary:
     def needed_versions(self) -> list[str]:
         """Symbol versions that the system's libraries must have, such as ``GLIBC_2.34``."""
         versions = set()
+        left = len(self.data) // 16  # the size of an entry: no file has more of them
         for table in (s for s in self._sections if s.kind == _VERNEED):
             strings = self._sections[table.link].offset
             entry = table.offset
             while True:
                 _, count, _, aux, following = struct.unpack_from("<HHIII", self.data, entry)
                 at = entry + aux
+                left -= count + 1
+                if left < 0:
+                    raise NotElf("the table of versions goes round in circles")
                 for _ in range(count):
                     _, _, _, name, step = struct.unpack_from("<IHHII", self.data, at)
                     versions.add(self._string(strings + name))

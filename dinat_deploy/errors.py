@@ -6,9 +6,23 @@ one of cure. The command line prints both without a traceback and exits with sta
 
 from __future__ import annotations
 
+import re
+
+# Words and messages beyond these are cut: names in damaged files can be of any length.
+_LONGEST_WORD = 400
+_LONGEST = 4000
+# Control characters (terminals obey some of them), those that turn the direction of writing, and
+# halves of characters, which no output takes. Line breaks and tabs are ours.
+_UNPRINTABLE = re.compile(
+    "[^\n\t -~\xa0-\ud7ff\ue000-\U0010ffff]|[\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+
 
 class DinatDeployError(Exception):
     """A problem with a known cause and a known cure.
+
+    Both may quote what a file holds: what cannot be printed is written as an escape, and what is
+    far too long is cut.
 
     Args:
         cause: what is wrong, naming both sides of a mismatch.
@@ -16,9 +30,18 @@ class DinatDeployError(Exception):
     """
 
     def __init__(self, cause: str, cure: str = "") -> None:
-        super().__init__(f"{cause} {cure}" if cure else cause)
-        self.cause = cause
-        self.cure = cure
+        self.cause = _printable(cause)
+        self.cure = _printable(cure)
+        super().__init__(f"{self.cause} {self.cure}" if self.cure else self.cause)
+
+
+def _printable(text: str) -> str:
+    if text.isascii() and text.isprintable() and len(text) <= _LONGEST_WORD:
+        return text
+    text = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    words = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
+    text = words.sub(lambda found: f"{found[0][:60]}...{found[0][-20:]}", text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class OperatorError(DinatDeployError, ValueError):

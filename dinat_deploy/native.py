@@ -149,7 +149,10 @@ def library_info(path: Path) -> LibraryInfo:
         )
     except OSError as error:
         raise NativeError(f"{path} cannot be read: {error.strerror}.") from None
-    except (NotElf, ValueError, LookupError, TypeError, struct.error):  # also of damaged tables
+    # Also of damaged tables, and of a label that is not ours.
+    except (
+        NotElf, ValueError, LookupError, TypeError, OverflowError, RecursionError, struct.error,
+    ):  # fmt: skip
         raise NativeError(
             f"{path} is no native library of dinat-deploy.",
             "`dinat-deploy plugin build` makes them; `dinat-deploy plugin info` finds them.",

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from dinat_deploy.calibration.histogram import Histogram, NotFiniteError
 from dinat_deploy.data.dataset import Sample
 from dinat_deploy.errors import ConversionError, DataError
+from dinat_deploy.graph.reading import load_ir
 from dinat_deploy.session.onnxruntime_session import OnnxRuntimeSession
 
 FloatArray = npt.NDArray[np.float32]
@@ -75,7 +76,7 @@ def tap(path: Path, tensors: Sequence[str], target: Path) -> None:
     Raises:
         ConversionError: the model has no such tensor, or it is not float32.
     """
-    model = ir.load(path)
+    model = load_ir(path)
     graph = model.graph
     values = {value.name: value for node in graph for value in node.outputs}
     values.update({value.name: value for value in graph.inputs})

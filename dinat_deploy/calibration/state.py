@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import BaseModel
 
 from dinat_deploy import __version__
+from dinat_deploy.archives import read_arrays
 from dinat_deploy.calibration.estimators import estimate
 from dinat_deploy.calibration.histogram import Histogram
 from dinat_deploy.calibration.record import (
@@ -32,6 +33,7 @@ from dinat_deploy.errors import ConversionError
 from dinat_deploy.files import hidden_directory
 
 _FORMAT = 1
+_LARGEST_EXPONENT = 200  # of float32: 128
 
 
 @dataclass(frozen=True)
@@ -118,35 +120,61 @@ def load_histograms(path: Path) -> Recorded:
         ConversionError: the file is missing, or is not what it should be.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            header = json.loads(arrays["header"].tobytes())
-            if header["format_version"] != _FORMAT:
-                raise ConversionError(
-                    f"{path} has the format {header['format_version']}, and this version of "
-                    f"dinat-deploy reads {_FORMAT}.",
-                    "Calibrate again.",
-                )
-            columns = {name: arrays[name] for name in arrays.files if name != "header"}
-        tensors = header["tensors"]
-        if any(len(column) != len(tensors) for column in columns.values()):
-            raise ValueError("arrays of different lengths")
+        arrays = read_arrays(path)
+        data = json.loads(arrays.pop("header").tobytes())
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != _FORMAT:
+            raise ConversionError(
+                f"{path} has the format {version}, and this version of dinat-deploy reads "
+                f"{_FORMAT}.",
+                "Calibrate again.",
+            )
+        header = _Header.model_validate(data)
+        _check_columns(arrays, len(header.tensors))
         return Recorded(
-            model_sha256=header["model_sha256"],
-            data=CalibrationData.model_validate(header["data"]),
-            runtime=header["runtime"],
-            histograms={name: _histogram(columns, row) for row, name in enumerate(tensors)},
+            model_sha256=header.model_sha256,
+            data=header.data,
+            runtime=header.runtime,
+            histograms={name: _histogram(arrays, row) for row, name in enumerate(header.tensors)},
         )
     except FileNotFoundError:
         raise ConversionError(f"{path} does not exist.", "Calibrate first.") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from None
-    except ValidationError as error:
+    except (ValueError, KeyError, RecursionError) as error:  # ValidationError is a ValueError
         raise _damaged(path, error) from None
 
 
 def _damaged(path: Path, error: Exception) -> ConversionError:
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ConversionError(f"{path} holds no histograms: {said}", "Calibrate again.")
+
+
+class _Header(BaseModel):
+    """Of a file of histograms."""
+
+    format_version: Literal[1]
+    model_sha256: str
+    data: CalibrationData
+    runtime: str
+    tensors: list[str]
+
+
+# Kinds of NumPy types, and dimensions.
+_COLUMNS = {"counts": ("i", 2), "exponents": ("i", 1), "values": ("i", 1), "zeros": ("i", 1),
+            "max": ("f", 1)}  # fmt: skip
+
+
+def _check_columns(columns: Mapping[str, npt.NDArray[Any]], rows: int) -> None:
+    """Raise ValueError if they are not those of so many histograms."""
+    for name, (kind, dimensions) in _COLUMNS.items():
+        column = columns[name]
+        if not rows and not column.size:
+            continue
+        if column.dtype.kind != kind or column.ndim != dimensions:
+            raise ValueError(f"{name} of type {column.dtype} and shape {list(column.shape)}")
+        if len(column) != rows:
+            raise ValueError("arrays of different lengths")
+    if any((columns[name] < 0).any() for name in ("counts", "zeros", "max")):
+        raise ValueError("negative counts")
 
 
 def _histogram(columns: Mapping[str, npt.NDArray[Any]], row: int) -> Histogram:
@@ -157,8 +185,12 @@ def _histogram(columns: Mapping[str, npt.NDArray[Any]], row: int) -> Histogram:
     histogram.values = int(columns["values"][row])
     histogram.zeros = int(columns["zeros"][row])
     histogram.max = float(columns["max"][row])
-    if counts.sum() + histogram.zeros != histogram.values:
+    # In Python's numbers, which do not overflow.
+    if sum(counts.tolist()) + histogram.zeros != histogram.values:
         raise ValueError("counts that do not add up")
+    end = 2.0**histogram.exponent if abs(histogram.exponent) < _LARGEST_EXPONENT else math.inf
+    if not math.isfinite(end) or not histogram.max <= end:
+        raise ValueError(f"a range of 2**{histogram.exponent} with values up to {histogram.max}")
     return histogram
 
 

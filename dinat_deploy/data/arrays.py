@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dinat_deploy.archives import read_header
 from dinat_deploy.data.dataset import IGNORED, Sample, Task
 from dinat_deploy.data.pictures import fit_mask, image_of
 from dinat_deploy.errors import DataError
@@ -258,19 +259,14 @@ def _read(path: Path) -> dict[str, Array]:
     except FileNotFoundError:
         raise DataError(f"There is no file {path}.", "Check the path.") from None
     except Exception as error:  # damaged archives fail in many ways
-        raise DataError(f"{path} is no readable .npz file: {error}.", "Save it again.") from None
+        said = str(error) or type(error).__name__
+        raise DataError(f"{path} is no readable .npz file: {said}.", "Save it again.") from None
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Array:
     with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        shape, fortran, dtype = read_header(stream)
         header = stream.tell()
-        if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds Python objects")
         if info.compress_type != zipfile.ZIP_STORED or fortran:
             stream.seek(0)
             return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))

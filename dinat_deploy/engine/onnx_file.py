@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dinat_deploy.bundle import TensorSpec
 from dinat_deploy.engine.protobuf import fields, messages, text, varint
 from dinat_deploy.errors import EngineError
 
@@ -42,6 +43,11 @@ class GraphTensor:
 
     def __str__(self) -> str:
         return f"{self.name} [{' x '.join(str(size) for size in self.shape)}]"
+
+    @property
+    def spec(self) -> TensorSpec:
+        """As manifests describe it."""
+        return TensorSpec(name=self.name, dtype=self.dtype, shape=list(self.shape))
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,16 @@ class OnnxFile:
         return "+".join((["int8"] if self.quantized else []) + types) or "float32"
 
     @property
+    def input_specs(self) -> list[TensorSpec]:
+        """The inputs as manifests describe them."""
+        return [tensor.spec for tensor in self.inputs]
+
+    @property
+    def output_specs(self) -> list[TensorSpec]:
+        """The outputs as manifests describe them."""
+        return [tensor.spec for tensor in self.outputs]
+
+    @property
     def without_body(self) -> list[str]:
         """Names of the attention operators that only a plugin can implement."""
         used = dict.fromkeys(node.op_type for node in self.op_nodes)
@@ -122,7 +138,11 @@ def read_onnx(path: Path) -> OnnxFile:
                 f"{path} keeps weights in {name!r}, which is not below its own directory.",
                 "Save it again with its weights beside it.",
             )
-        if not (path.parent / name).is_file():
+        try:
+            there = (path.parent / name).is_file()
+        except OSError:  # the name is too long
+            there = False
+        if not there:
             raise EngineError(
                 f"{path} keeps weights in {name}, which is not beside it.",
                 "Copy both files together.",

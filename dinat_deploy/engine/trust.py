@@ -81,7 +81,7 @@ def _append(record: Path, line: bytes) -> None:
 
 
 def _digest(line: bytes) -> str | None:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         entry = json.loads(line)
         if isinstance(entry, dict):
             return entry.get("sha256")

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from dinat_deploy.graph import roi_align, suppression
+from dinat_deploy.graph.reading import load_ir
 
 
 def rewrite(model: Path, directory: Path) -> Path:
@@ -21,7 +22,7 @@ def rewrite(model: Path, directory: Path) -> Path:
     Returns:
         The copy.
     """
-    loaded = ir.load(model)
+    loaded = load_ir(model)
     roi_align.replace(loaded)
     suppression.replace(loaded)
     copy = directory / model.name

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from dinat_deploy.errors import BundleError
+from dinat_deploy.graph.reading import load_structure
 from dinat_deploy.graph.schema import DOMAIN, OP_TYPES
 
 
@@ -61,25 +60,8 @@ class Inspection:
         return asdict(self)
 
 
-def load_structure(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file without its external data.
-
-    Raises:
-        BundleError: there is no such file, or it is not ONNX.
-    """
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (FileNotFoundError, IsADirectoryError):
-        raise BundleError(f"There is no ONNX file {path}.", "Check the path.") from None
-    except (DecodeError, OSError, ValueError) as error:
-        raise BundleError(f"{path} is not an ONNX file: {error}.", "Check the path.") from None
-    if not model.graph.node:
-        raise BundleError(f"{path} is not an ONNX file, or an empty one.", "Check the path.")
-    return model
-
-
 def inspect_model(path: str | Path) -> Inspection:
-    """Summarise an ONNX file; raises as :func:`load_structure`."""
+    """Summarise an ONNX file; raises as :func:`~.reading.load_structure`."""
     model = load_structure(Path(path))
     graph = model.graph
     shapes = {info.name: _tensor(info) for info in (*graph.value_info, *graph.input)}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import numpy_helper
 
 from dinat_deploy.graph.passes import TRANSPOSED_SUFFIX
+from dinat_deploy.graph.reading import load_model
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -20,8 +20,11 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, FloatArray]:
 
     The exporter keeps the names and marks the matrices that it stores transposed. Parameters that
     the graph does not need (levels behind a backbone's last output) are not in the file.
+
+    Raises:
+        BundleError: the file is missing or damaged.
     """
-    model = onnx.load(str(path))
+    model = load_model(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     found: dict[str, FloatArray] = {}
     for name in names:

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, external_data_helper, helper, inliner, shape_inference
 
 from dinat_deploy.errors import BundleError
-from dinat_deploy.graph.inspection import load_structure
+from dinat_deploy.graph.reading import load_structure
 from dinat_deploy.graph.schema import DOMAIN, OP_TYPES, PACKED
 from dinat_deploy.measurement.records import Work
 
@@ -114,7 +114,16 @@ def _counted(path: Path, shapes: Mapping[str, Sequence[int]]) -> _Counted:
         if constant.issuperset(node.output):
             continue
         replaced = attention.get(node.output[0])
-        count = _count(node, known) if replaced is None else _neighborhood(replaced, node, known)
+        try:
+            count = (
+                _count(node, known) if replaced is None else _neighborhood(replaced, node, known)
+            )
+        except (LookupError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"How much node {node.name!r} of type {node.op_type} in {path} multiplies is not "
+                f"known: {error}.",
+                "Export the model again.",
+            ) from None
         of_activations = constant.isdisjoint(_factors(node)) and node.op_type not in _CONVOLUTIONS
         nodes.append(_Node(node.name, count, replaced is not None or of_activations))
     ends = [info.name for info in model.graph.input if info.name not in weights]

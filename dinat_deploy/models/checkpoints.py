@@ -270,7 +270,14 @@ def _holds_weights(content: dict[str, Any], key: str) -> bool:
 def _as_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if not _is_weights(content):
         raise CheckpointError(f"{path} holds no tensors.", "Pass a file of model weights.")
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    for name, tensor in found.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            kind = "no" if tensor.is_meta else "sparse or quantized"
+            raise CheckpointError(
+                f"{path}: {name} holds {kind} values.", "Save the weights as plain tensors."
+            )
+    return found
 
 
 def _take(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:

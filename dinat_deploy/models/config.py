@@ -10,9 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dinat_deploy.errors import ConfigError
 from dinat_deploy.models.decoders import Decoder, Task, UPerNet
+from dinat_deploy.models.limits import (
+    LARGEST_COUNT,
+    LARGEST_KERNEL,
+    LARGEST_SPAN,
+    LARGEST_WIDTH,
+    Count,
+    Side,
+    Width,
+    check_area,
+)
 
 Architecture = Literal["dinat", "dinat_s", "isotropic"]
 Dilations = tuple[tuple[int, ...], ...]
+_LEVELS = 16
+_LARGEST_RATIO = 64
+_CLASSES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -51,27 +64,30 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Architecture = "dinat"
-    embed_dim: int = Field(ge=2)
-    depths: tuple[int, ...] = Field(min_length=1)
-    num_heads: tuple[int, ...] = Field(min_length=1)
-    kernel_size: int = Field(default=7, ge=1)
+    embed_dim: int = Field(ge=2, le=LARGEST_WIDTH)
+    depths: tuple[Count, ...] = Field(min_length=1, max_length=_LEVELS)
+    num_heads: tuple[Width, ...] = Field(min_length=1)
+    kernel_size: int = Field(default=7, ge=1, le=LARGEST_KERNEL)
     dilations: Dilations = ()
-    mlp_ratio: float = Field(default=3.0, gt=0)
-    layer_scale: float | None = None
+    mlp_ratio: float = Field(default=3.0, gt=0, le=_LARGEST_RATIO)
+    layer_scale: float | None = Field(default=None, allow_inf_nan=False)
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
-    num_classes: int = Field(default=1000, ge=0)
+    num_classes: int = Field(default=1000, ge=0, le=_CLASSES)
     out_levels: tuple[int, ...] = ()
     decoder: Decoder | None = None
     global_attention: bool = False
-    in_channels: int = Field(default=3, ge=1)
-    image_size: tuple[int, int] = (224, 224)
+    in_channels: Width = 3
+    image_size: tuple[Side, Side] = (224, 224)
 
     @model_validator(mode="before")
     @classmethod
     def _fill_dilations(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("dilations") and data.get("depths"):
-            return {**data, "dilations": tuple((1,) * depth for depth in data["depths"])}
-        return data
+        if not isinstance(data, dict) or data.get("dilations"):
+            return data
+        depths = data.get("depths")
+        if not isinstance(depths, list | tuple) or not all(map(_is_depth, depths)):
+            return data  # which is refused for that
+        return {**data, "dilations": tuple((1,) * int(depth) for depth in depths)}
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
@@ -82,15 +98,25 @@ class ModelConfig(BaseModel):
             )
         if self.architecture == "isotropic" and levels != 1:
             raise ValueError(f"an isotropic model has one level, depths lists {levels}")
-        if min(self.depths) < 1 or min(self.num_heads) < 1 or min(self.image_size) < 1:
-            raise ValueError("depths, num_heads and image_size must be positive")
         listed = tuple(len(level) for level in self.dilations)
         if listed != self.depths:
             raise ValueError(
                 f"dilations lists {listed} layers per level and depths says {self.depths}"
             )
+        widest = max(max(level) for level in self.dilations)
         if min(min(level) for level in self.dilations) < 1:
             raise ValueError("dilations must be at least 1")
+        if self.kernel_size * widest > LARGEST_SPAN:
+            raise ValueError(
+                f"kernel_size {self.kernel_size} * dilation {widest} exceeds the {LARGEST_SPAN} "
+                "tokens of the largest image"
+            )
+        if self.dim(levels - 1) > LARGEST_WIDTH:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} is doubled to {self.dim(levels - 1)} channels over "
+                f"{levels} levels; {LARGEST_WIDTH} are the limit"
+            )
+        check_area("image_size", self.image_size)
         for level, heads in enumerate(self.num_heads):
             if self.dim(level) % heads:
                 raise ValueError(
@@ -224,6 +250,10 @@ class ModelConfig(BaseModel):
                 f"Use {self.kernel_size * 16}x{self.kernel_size * 16} pixels, "
                 "or a kernel size equal to the grid.",
             )
+
+
+def _is_depth(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= LARGEST_COUNT
 
 
 def describe(error: ValidationError, what: str) -> str:

@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from dinat_deploy.models.limits import LARGEST_COUNT, LARGEST_WIDTH, Count, CountOrNone, Width
+
 Task = Literal["classification", "backbone", "semantic", "instance", "panoptic"]
 DecoderTask = Literal["semantic", "instance", "panoptic"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Settings(BaseModel):
@@ -30,12 +33,14 @@ class UPerNet(_Settings):
     """
 
     type: Literal["upernet"] = "upernet"
-    channels: int = Field(default=512, ge=1)
-    pool_scales: tuple[int, ...] = Field(default=(1, 2, 3, 6), min_length=1)
+    channels: Width = 512
+    pool_scales: tuple[Annotated[int, Field(le=LARGEST_COUNT)], ...] = Field(
+        default=(1, 2, 3, 6), min_length=1, max_length=100
+    )
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    auxiliary_channels: int | None = Field(default=256, ge=1)
-    auxiliary_level: int = Field(default=2, ge=0)
-    auxiliary_convs: int = Field(default=1, ge=1)
+    auxiliary_channels: Width | None = 256
+    auxiliary_level: CountOrNone = 2
+    auxiliary_convs: Count = 1
     folded: bool = False
     full_size: bool = False
 
@@ -81,14 +86,14 @@ class _Queries(_Settings):
     """
 
     task: DecoderTask = "panoptic"
-    num_queries: int = Field(default=100, ge=1)
-    hidden_dim: int = Field(default=256, ge=8)
-    mask_dim: int = Field(default=256, ge=1)
-    num_heads: int = Field(default=8, ge=1)
-    encoder_layers: int = Field(default=6, ge=1)
-    encoder_ffn: int = Field(default=1024, ge=1)
-    decoder_layers: int = Field(default=9, ge=1)
-    decoder_ffn: int = Field(default=2048, ge=1)
+    num_queries: Width = 100
+    hidden_dim: int = Field(default=256, ge=8, le=LARGEST_WIDTH)
+    mask_dim: Width = 256
+    num_heads: Width = 8
+    encoder_layers: Count = 6
+    encoder_ffn: Width = 1024
+    decoder_layers: Count = 9
+    decoder_ffn: Width = 2048
     object_mask_threshold: float = Field(default=0.8, ge=0, le=1)
     overlap_threshold: float = Field(default=0.8, ge=0, le=1)
 
@@ -125,9 +130,9 @@ class OneFormer(_Queries):
     """
 
     type: Literal["oneformer"] = "oneformer"
-    num_queries: int = Field(default=150, ge=2)
+    num_queries: int = Field(default=150, ge=2, le=LARGEST_WIDTH)
     task_tokens: dict[DecoderTask, tuple[int, ...]] = Field(default_factory=dict)
-    query_layers: int = Field(default=2, ge=1)
+    query_layers: Count = 2
     task_norm: bool = True
 
     @model_validator(mode="after")
@@ -171,21 +176,23 @@ class MaskRCNN(_Settings):
     """
 
     type: Literal["mask_rcnn"] = "mask_rcnn"
-    channels: int = Field(default=256, ge=1)
+    channels: Width = 256
     stages: Literal[1, 3] = 1
-    box_convs: int = Field(default=0, ge=0)
-    box_linears: int = Field(default=2, ge=1)
-    box_dim: int = Field(default=1024, ge=1)
+    box_convs: CountOrNone = 0
+    box_linears: Count = 2
+    box_dim: Width = 1024
     class_agnostic: bool = False
-    mask_convs: int = Field(default=4, ge=1)
-    anchor_scale: float = Field(default=8.0, gt=0)
-    anchor_ratios: tuple[float, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
-    proposals_per_level: int = Field(default=1000, ge=1)
-    proposals: int = Field(default=1000, ge=1)
+    mask_convs: Count = 4
+    anchor_scale: Positive = 8.0
+    anchor_ratios: tuple[Positive, ...] = Field(
+        default=(0.5, 1.0, 2.0), min_length=1, max_length=100
+    )
+    proposals_per_level: Width = 1000
+    proposals: Width = 1000
     proposal_iou: float = Field(default=0.7, gt=0, le=1)
     score_threshold: float = Field(default=0.05, ge=0, lt=1)
     detection_iou: float = Field(default=0.5, gt=0, le=1)
-    detections: int = Field(default=100, ge=1)
+    detections: Width = 100
     folded: bool = False
 
     @classmethod

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinat_deploy.errors import CheckpointError
-from dinat_deploy.models.building import build
 from dinat_deploy.models.checkpoints import Checkpoint
 from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.families import BACKBONE, FAMILIES, family_of
+from dinat_deploy.models.weights import described
 from dinat_deploy.models.zoo import VARIANTS
 
 _BLOCK = re.compile(r"(?:levels|layers)\.(\d+)\.blocks\.(\d+)\.")
@@ -94,7 +94,7 @@ def detect(tensors: Mapping[str, Tensor]) -> Detected | None:
         depths=tuple(depths[level] for level in range(len(depths))),
         num_heads=tuple(int(each.shape[0]) for each in tables if each is not None),
         kernel_size=kernel_size,
-        hidden_dim=int(fc1.shape[0]) if fc1 is not None else None,
+        hidden_dim=int(fc1.shape[0]) if fc1 is not None and fc1.dim() else None,
         layer_scale=f"{first[0]}gamma1" in tensors,
         num_classes=int(head.shape[0]) if head is not None and head.dim() == 2 else None,
         is_backbone=any(re.match(r"norm\d+\.", name) for name in tensors),
@@ -116,8 +116,7 @@ def fit(checkpoint: Checkpoint, config: ModelConfig, *, resize_rpb: bool = False
             what the checkpoint looks like instead and lists the first differences. Or values are
             not finite.
     """
-    with torch.device("meta"):
-        expected = {name: value.shape for name, value in build(config).state_dict().items()}
+    expected = {name: value.shape for name, value in described(config).state_dict().items()}
     fitted = Fitted({})
     offered = _offered(checkpoint, config)
     unexpected = [name for name in offered if name not in expected]
@@ -138,10 +137,12 @@ def fit(checkpoint: Checkpoint, config: ModelConfig, *, resize_rpb: bool = False
             fitted.state[name] = tensor.long()
         elif not tensor.is_floating_point():
             wrong.append(f"{name}: type {tensor.dtype} in the file, floating point in the model")
-        elif not tensor.isfinite().all():
-            broken.append(name)
         else:
-            fitted.state[name] = tensor.float()
+            values = tensor.float()  # types of 8 bits can be nothing but converted
+            if values.isfinite().all():
+                fitted.state[name] = values
+            else:
+                broken.append(name)
     if missing or unexpected or wrong:
         raise CheckpointError(
             _report(checkpoint, config, missing, unexpected, wrong),

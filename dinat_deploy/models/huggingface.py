@@ -87,6 +87,10 @@ def to_original_names(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, T
             joined.setdefault(f"levels.{level}.blocks.{block}.attn.qkv.{kind}", {})[role] = tensor
         elif scale := _SCALE.match(inner):
             block_name = f"levels.{scale[1]}.blocks.{scale[2]}."
+            if tensor.dim() != 2 or tensor.shape[0] != 2:
+                raise CheckpointError(
+                    f"{name} has the shape {list(tensor.shape)}, expected two rows."
+                )
             renamed[block_name + "gamma1"], renamed[block_name + "gamma2"] = tensor.unbind(0)
         elif norm := _STAGE_NORM.match(inner):
             renamed[f"norm{int(norm[1]) - 1}." + inner[norm.end() :]] = tensor
@@ -96,6 +100,12 @@ def to_original_names(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, T
         missing = [role for role in ("query", "key", "value") if role not in parts]
         if missing:
             raise CheckpointError(f"The checkpoint has no {' and '.join(missing)} for {name}.")
+        shapes = {tuple(part.shape) for part in parts.values()}
+        if len(shapes) > 1 or () in shapes:
+            raise CheckpointError(
+                f"Query, key and value of {name} have the shapes "
+                f"{', '.join(str(list(part.shape)) for part in parts.values())}."
+            )
         renamed[name] = torch.cat([parts["query"], parts["key"], parts["value"]])
     return renamed
 

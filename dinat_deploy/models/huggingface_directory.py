@@ -17,7 +17,7 @@ from dinat_deploy.models.huggingface_preprocessing import (
     find_processor,
     parse_preprocessor,
 )
-from dinat_deploy.models.json_file import read_json
+from dinat_deploy.models.json_file import read_json, taken_apart
 from dinat_deploy.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -77,6 +77,16 @@ def describe(
             cannot do the task.
         ConfigError: the settings contradict each other.
     """
+    with taken_apart(path / "config.json"):
+        return _described(path, data, task, image_size)
+
+
+def _described(
+    path: Path,
+    data: Mapping[str, Any],
+    task: Task | None,
+    image_size: tuple[int, int] | None,
+) -> Directory:
     config = _config(path, data, task)
     found = Directory(config, huggingface.labels_of(data) if config.num_classes else None)
     if not config.is_backbone and config.decoder is not None:

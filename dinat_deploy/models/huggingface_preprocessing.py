@@ -86,12 +86,13 @@ def parse_preprocessor(
         CheckpointError: it does something that our preprocessing cannot express, or is not valid.
     """
     factor = data.get("rescale_factor", 1 / 255)
-    if not data.get("do_rescale", True) or not math.isclose(factor, 1 / 255, rel_tol=1e-3):
+    is_number = isinstance(factor, int | float)
+    if not (data.get("do_rescale", True) and is_number and abs(255 * factor - 1) <= 1e-3):
         raise CheckpointError(
             "preprocessor_config.json does not scale pixels to 0..1.", _PREPROCESS_YOURSELF
         )
     resample = data.get("resample", 3)
-    if resample not in _PIL_FILTERS:
+    if not isinstance(resample, int) or resample not in _PIL_FILTERS:
         raise CheckpointError(
             f"preprocessor_config.json resizes with filter {resample!r} of Pillow; "
             f"{', '.join(_PIL_FILTERS.values())} are supported.",
@@ -99,7 +100,7 @@ def parse_preprocessor(
         )
     try:
         return _parse(data, _PIL_FILTERS[resample], task, image_size)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise CheckpointError(
             f"preprocessor_config.json is not valid: {first}.", _PREPROCESS_YOURSELF

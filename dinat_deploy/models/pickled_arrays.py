@@ -114,7 +114,13 @@ def read_pickled_arrays(path: Path) -> dict[str, Any]:
             f"{path} holds no weights ({type(content).__name__}).",
             "Pass a file with arrays under 'model'.",
         )
-    return _plain(content)
+    try:
+        return _plain(content)
+    except RecursionError:  # a dictionary can also hold itself
+        raise CheckpointError(
+            f"{path} holds dictionaries in dictionaries without end.",
+            "Pass a file with arrays under 'model'.",
+        ) from None
 
 
 def _plain(content: dict[Any, Any]) -> dict[str, Any]:

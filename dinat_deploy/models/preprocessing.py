@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dinat_deploy.errors import ImageError
+from dinat_deploy.errors import ConfigError, ImageError
+from dinat_deploy.models.limits import LARGEST_AREA, Side, check_area
 
 FloatArray = npt.NDArray[np.float32]
 PixelArray = npt.NDArray[np.uint8]
@@ -44,11 +45,23 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize_mode: Literal["cover", "stretch", "contain"] = "cover"
-    resize: tuple[int, int]
-    crop: tuple[int, int]
+    resize: tuple[Side, Side]
+    crop: tuple[Side, Side]
     interpolation: Interpolation = "bicubic"
-    mean: tuple[float, ...] = Field(default=IMAGENET_MEAN, min_length=1)
-    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=IMAGENET_STD, min_length=1)
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(
+        default=IMAGENET_MEAN, min_length=1
+    )
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        default=IMAGENET_STD, min_length=1
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Preprocessing:
+        check_area("resize", self.resize)
+        check_area("crop", self.crop)
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean is of {len(self.mean)} channels and std of {len(self.std)}")
+        return self
 
     @classmethod
     def for_evaluation(cls, image_size: tuple[int, int], crop_fraction: float) -> Preprocessing:
@@ -72,9 +85,25 @@ class Preprocessing(BaseModel):
         return self.normalize(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> PixelArray:
-        """The same picture, resized and cropped only: uint8 ``[C, H, W]``."""
-        image = image.convert("L" if len(self.mean) == 1 else "RGB")
+        """The same picture, resized and cropped only: uint8 ``[C, H, W]``.
+
+        Raises:
+            ConfigError: the model takes no pictures, as its inputs have other channels.
+            ImageError: the picture is so long and thin that it would take all of the memory.
+        """
+        if len(self.mean) not in (1, 3):
+            raise ConfigError(
+                f"The model takes {len(self.mean)} channels, and pictures have 1 or 3.",
+                "Pass normalised arrays instead.",
+            )
         resized, box = self.geometry(image.size)
+        if resized[0] * resized[1] > LARGEST_AREA:
+            raise ImageError(
+                f"A picture of {image.width}x{image.height} pixels would be resized to "
+                f"{resized[0]}x{resized[1]}, to cover {self.resize[1]}x{self.resize[0]}.",
+                "Cut it into parts that are less long.",
+            )
+        image = image.convert("L" if len(self.mean) == 1 else "RGB")
         height, width = self.crop
         image = image.resize(resized, _FILTERS[self.interpolation])
         if self.resize_mode == "contain":
@@ -109,7 +138,8 @@ class Preprocessing(BaseModel):
 
     def _mean_pixel(self) -> int | tuple[int, ...]:
         """The pixel that comes closest to 0 when normalised."""
-        pixel = tuple(round(mean * _LARGEST_PIXEL) for mean in self.mean)
+        exact = (round(mean * _LARGEST_PIXEL) for mean in self.mean)
+        pixel = tuple(min(max(value, 0), _LARGEST_PIXEL) for value in exact)
         return pixel if len(pixel) > 1 else pixel[0]
 
     def _channels(self) -> tuple[FloatArray, FloatArray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dinat_deploy.bundle import MANIFEST, MODEL, Bundle, TensorSpec
+from dinat_deploy.bundle import MANIFEST, MODEL, Bundle
 from dinat_deploy.errors import ConfigError
 from dinat_deploy.pipeline.artefact import (
     RUNTIMES,
@@ -103,8 +103,11 @@ def _open_onnx(
     if bundle is not None:
         with progress.stage("Checking the bundle"):
             notes = _check_file(bundle, found.path)
+    checked = bundle is not None and not notes
     with progress.stage("Loading the ONNX file"):
         file = read_onnx(found.path)
+        if bundle is not None and checked:
+            bundle.check_interface(found.path.name, file.input_specs, file.output_specs)
         has_body = not file.without_body
         if bundle is not None and found.path.name == MODEL:
             has_body = has_body and bundle.manifest.graph.body
@@ -122,8 +125,8 @@ def _open_onnx(
         session,
         bundle,
         None,
-        inputs=[TensorSpec(name=t.name, dtype=t.dtype, shape=list(t.shape)) for t in file.inputs],
-        outputs=[TensorSpec(name=t.name, dtype=t.dtype, shape=list(t.shape)) for t in file.outputs],
+        inputs=file.input_specs,
+        outputs=file.output_specs,
         precision=file.precision,
         model_config=bundle.manifest.config if bundle else None,
         taps=tapped,

@@ -9,8 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from dinat_deploy.bundle import CALIBRATION, HISTOGRAMS, Bundle
 from dinat_deploy.calibration import run
 from dinat_deploy.calibration.estimators import LEVELS
@@ -26,6 +24,7 @@ from dinat_deploy.errors import BundleError
 from dinat_deploy.files import write_whole
 from dinat_deploy.graph import schema
 from dinat_deploy.graph.formats import QUANTIZED_FORMATS, QuantizedPrecision
+from dinat_deploy.graph.reading import load_ir
 from dinat_deploy.pipeline.conversion_report import ConvertReport
 from dinat_deploy.pipeline.conversion_writing import IoType
 from dinat_deploy.pipeline.converting import bundle_to_convert, convert
@@ -169,7 +168,7 @@ def _forget(bundle: Bundle) -> None:
 
 def _record(bundle: Bundle, dataset: Dataset, on_bad: OnBad, progress: Progress) -> Recorded:
     schema.register()
-    model = ir.load(bundle.model_path)
+    model = load_ir(bundle.model_path)
     tensors = quantizable_tensors(model, QUANTIZED_FORMATS["int8"])
     del model
     gc.collect()  # the graph refers to itself, and holds all weights

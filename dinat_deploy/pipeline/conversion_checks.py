@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from dinat_deploy.bundle import Bundle, Case, FloatArray, VariantVerification
+from dinat_deploy.bundle import MODEL, Bundle, Case, FloatArray, VariantVerification
 from dinat_deploy.data.dataset import Sample
 from dinat_deploy.detection_parity import align
+from dinat_deploy.engine.onnx_file import read_onnx
 from dinat_deploy.errors import BundleError, ConversionError, MissingDependencyError
 from dinat_deploy.graph import choices
 from dinat_deploy.graph.formats import QUANTIZED_FORMATS, Format
 from dinat_deploy.graph.precision import check_convertible
 from dinat_deploy.graph.ranges import Ranges, add_probes, attention_scales, record
+from dinat_deploy.graph.reading import innermost, load_ir
 from dinat_deploy.graph.simulation import simulate
 from dinat_deploy.models.decoders import MaskRCNN
 from dinat_deploy.models.preprocessing import open_image
@@ -34,14 +36,23 @@ LARGEST_FILE = (1 << 31) - (1 << 20)
 
 
 def save(model: ir.Model, path: Path, *, external: bool = False) -> None:
-    """Write a model, its weights in ``<name>.data`` beside it if it is too large, or if asked."""
+    """Write a model, its weights in ``<name>.data`` beside it if it is too large, or if asked.
+
+    Raises:
+        ConversionError: it holds what cannot be written, such as text that is none.
+    """
     size = sum(
         value.const_value.nbytes
         for value in model.graph.initializers.values()
         if value.const_value is not None
     )
     data = f"{path.name}.data" if external or size > LARGEST_FILE else None
-    ir.save(model, path, external_data=data)
+    try:
+        ir.save(model, path, external_data=data)
+    except ir.serde.SerdeError as error:
+        raise ConversionError(
+            f"The model cannot be written: {innermost(error)}.", "Export the model again."
+        ) from None
 
 
 def gather_cases(
@@ -104,7 +115,9 @@ def run_float32(
         ConversionError: it is not float32, or computes infinities.
     """
     with progress.stage("Loading the float32 model"):
-        model = ir.load(bundle.model_path)
+        file = read_onnx(bundle.model_path)
+        bundle.check_interface(MODEL, file.input_specs, file.output_specs)
+        model = load_ir(bundle.model_path)
         check_convertible(model)
         scales = attention_scales(model)
         detects = isinstance(bundle.manifest.config.decoder, MaskRCNN)

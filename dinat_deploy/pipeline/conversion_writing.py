@@ -20,6 +20,7 @@ from dinat_deploy.graph.quantization.sums import QuantizedSums
 from dinat_deploy.graph.quantization.weights import capture
 from dinat_deploy.graph.quantization.writer import quantize
 from dinat_deploy.graph.ranges import Ranges
+from dinat_deploy.graph.reading import load_ir
 from dinat_deploy.pipeline import conversion_checks as checks
 from dinat_deploy.pipeline.conversion_report import WeightReport
 from dinat_deploy.pipeline.quantizing import QuantizeOptions, decide
@@ -95,7 +96,7 @@ def write(bundle: Bundle, file: Path, recipe: Recipe, ranges: Ranges) -> Made:
         ConfigError: a pattern names no node.
     """
     schema.register()
-    model = ir.load(bundle.model_path)
+    model = load_ir(bundle.model_path)
     if recipe.io == "fp16":
         _check_io(model, ranges)
     quantized, placement, exact, raised = recipe.quantized, None, {}, {}

@@ -58,10 +58,9 @@ def open_simulated(
         BundleError: the file is not the one that was converted, or cannot be run.
         ConversionError: the graph contradicts itself in its types.
     """
-    import onnx_ir as ir
-
     from dinat_deploy.graph import schema
     from dinat_deploy.graph.formats import FORMATS
+    from dinat_deploy.graph.reading import load_ir
     from dinat_deploy.graph.simulation import simulate
     from dinat_deploy.pipeline.conversion_checks import save
 
@@ -74,7 +73,7 @@ def open_simulated(
     found.bundle.check_model(found.path.name)
     schema.register()
     with scratch_directory() as scratch:
-        model = ir.load(found.path)
+        model = load_ir(found.path)
         simulate(model, FORMATS[candidate.simulated], inline=found.bundle.manifest.graph.body)
         path = scratch / found.path.name
         save(model, path, external=True)

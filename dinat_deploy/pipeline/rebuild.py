@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dinat_deploy.bundle import Bundle, TensorSpec
+from dinat_deploy.bundle import MANIFEST, Bundle, TensorSpec
 from dinat_deploy.errors import BundleError, ConfigError
 from dinat_deploy.graph.weights import read_weights
 from dinat_deploy.models.building import Model
@@ -89,6 +89,14 @@ def torch_session(
         model = _rebuilt(bundle)
     names = [spec.name for spec in manifest.graph.inputs]
     outputs = [spec.name for spec in manifest.graph.outputs]
+    if len(outputs) != len(manifest.config.output_names) or {*outputs} != {
+        *manifest.config.output_names
+    }:
+        raise BundleError(
+            f"{bundle.path / MANIFEST} lists the outputs {', '.join(outputs)}, and the model that "
+            f"it describes has {', '.join(manifest.config.output_names)}.",
+            "Export the model again.",
+        )
     place.settle()
     return TorchSession(
         model.requires_grad_(False),
@@ -107,6 +115,13 @@ def _rebuilt(bundle: Bundle) -> Model:
     model = empty_model(manifest.config)
     state = model.state_dict()
     weights = read_weights(bundle.model_path, state)
+    for name, array in weights.items():
+        if array.shape != tuple(state[name].shape):
+            raise BundleError(
+                f"{name} in {bundle.model_path} has the shape {list(array.shape)}, and the model "
+                f"that {MANIFEST} describes {list(state[name].shape)}.",
+                "Export the model again.",
+            )
     actual = digest(weights)
     if actual != manifest.weights.sha256:
         raise BundleError(

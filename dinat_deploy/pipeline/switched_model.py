@@ -25,6 +25,7 @@ from dinat_deploy.graph import islands, schema
 from dinat_deploy.graph.formats import FORMATS, QUANTIZED_FORMATS
 from dinat_deploy.graph.node_kinds import is_move
 from dinat_deploy.graph.quantization import switches
+from dinat_deploy.graph.reading import load_ir
 from dinat_deploy.measurement.onnx_work import macs_by_node
 from dinat_deploy.pipeline.conversion_checks import save
 from dinat_deploy.pipeline.quantizing import QuantizeOptions, decide, ranges_of
@@ -224,7 +225,7 @@ class SwitchedModel:
 
     def _write(self, path: Path, *, errors: bool) -> list[str]:
         """The graph with switches, or the one that compares at each site."""
-        model = ir.load(self._bundle.model_path)
+        model = load_ir(self._bundle.model_path)
         if self._precision in QUANTIZED_FORMATS:
             form = QUANTIZED_FORMATS[self._precision]
             placement = decide(model, form, self._options)
