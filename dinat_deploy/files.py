@@ -69,6 +69,8 @@ def whole_directory(target: Path, replaceable: Callable[[Path], bool]) -> Iterat
             "Free disk space or choose another --output.",
         ) from error
     finally:
+        if partial.is_symlink():  # which stood at the target, and rmtree leaves alone
+            partial.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         _own.discard(identity)
         _unlock(lock)
@@ -358,3 +360,22 @@ def sha256_of(stream: BinaryIO) -> str:
     while block := stream.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def check_places(places: Sequence[Path]) -> None:
+    """Find out before long work that its files could not be written.
+
+    Raises:
+        OutputError: something else than a file is at one of the places, its directory cannot be
+            written to, or two are the same.
+    """
+    for path in places:
+        reason = ""
+        if path.exists() and not path.is_file():
+            reason = "it is a directory" if path.is_dir() else "it is no file"
+        elif not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            reason = f"{path.parent} is no directory that can be written to"
+        if reason:
+            raise OutputError(f"{path} cannot be written: {reason}.", "Choose another file.")
+    if len({path.resolve() for path in places}) < len(places):
+        raise OutputError("Two reports are to be written to the same file.", "Name another.")

@@ -86,6 +86,18 @@ def test_content_that_comes_meanwhile_is_not_replaced_either(tmp_path: Path) -> 
     assert left_in(tmp_path) == ["b"]
 
 
+@posix
+def test_a_link_to_a_directory_is_replaced_and_what_it_leads_to_is_left(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "mark").write_text("x")
+    (tmp_path / "link").symlink_to(old)
+    with whole_directory(tmp_path / "link", has_mark) as partial:
+        (partial / "file").write_text("y")
+    assert left_in(tmp_path) == ["link", "old"]
+    assert left_in(tmp_path / "link") == ["file"] and left_in(old) == ["mark"]
+
+
 def test_an_empty_directory_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with whole_directory(tmp_path / "b", never) as partial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from dinat_deploy.pipeline.packaging import CheckReport, PackageReport
 
 _STAGES = 4
+# Beyond what anybody means, and within what Triton keeps such numbers in.
+_MOST, _MOST_MICROSECONDS = 1_000_000, 1_000_000_000
 
 # Arguments of pipeline.packaging_sources.Target.
 _target_options = together(
@@ -49,7 +52,7 @@ _triton_options = together(
     [
         click.option(
             "--max-batch",
-            type=click.IntRange(0),
+            type=click.IntRange(0, _MOST),
             help="Images of a batch; 0 for none.  [default: the profile's largest, or 8]",
         ),
         click.option(
@@ -66,7 +69,7 @@ _triton_options = together(
         ),
         click.option(
             "--queue-delay",
-            type=click.IntRange(0),
+            type=click.IntRange(0, _MOST_MICROSECONDS),
             default=0,
             show_default=True,
             metavar="US",
@@ -75,21 +78,21 @@ _triton_options = together(
         click.option(
             "--priorities",
             "priority_levels",
-            type=click.IntRange(0),
+            type=click.IntRange(0, _MOST),
             default=0,
             help="Levels of priority that requests may have.",
         ),
         click.option(
             "--max-queue",
             "max_queue_size",
-            type=click.IntRange(0),
+            type=click.IntRange(0, _MOST),
             default=0,
             help="Requests that may wait; further ones are refused.",
         ),
         click.option(
             "--queue-timeout",
             "timeout",
-            type=click.IntRange(0),
+            type=click.IntRange(0, _MOST_MICROSECONDS),
             default=0,
             metavar="US",
             help="Refuse requests that waited so many microseconds.",
@@ -101,25 +104,25 @@ _triton_options = together(
         ),
         click.option(
             "--instances",
-            type=click.IntRange(1),
+            type=click.IntRange(1, _MOST),
             default=1,
             show_default=True,
             help="Of the model, on each GPU or on the CPU.",
         ),
         click.option(
             "--preprocess-instances",
-            type=click.IntRange(1),
+            type=click.IntRange(1, _MOST),
             default=1,
             show_default=True,
             help="Of the decoding of pictures.",
         ),
         click.option("--gpus", type=IntList(), default=(), help="Numbers of the GPUs to use."),
         click.option(
-            "--threads", type=click.IntRange(1), help="CPU threads of a run of ONNX Runtime."
+            "--threads", type=click.IntRange(1, _MOST), help="CPU threads of a run of ONNX Runtime."
         ),
         click.option(
             "--profile",
-            type=click.IntRange(0),
+            type=click.IntRange(0, _MOST),
             default=0,
             show_default=True,
             help="Number of the engine's optimisation profile.",
@@ -137,7 +140,7 @@ _triton_options = together(
         ),
         click.option(
             "--top",
-            type=click.IntRange(1),
+            type=click.IntRange(1, _MOST),
             default=5,
             show_default=True,
             help="Classes that a classifier's ensemble returns.",
@@ -186,11 +189,12 @@ def package(
     SOURCE is a bundle, an ONNX file or an engine. What Triton would refuse is refused here.
     """
     if check:
+        _refuse_options(given, "{} goes with writing a package, and --check writes none.")
         return _check(sources, output, as_json)
     if output is None:
         raise click.UsageError("Missing option '--output' / '-o'.")
     if package_format == "cpp":
-        _refuse_options_of_triton()
+        _refuse_options([*_names_of(_triton_options), "operators"], "{} is about --format triton.")
     elif given["compile_runner"]:
         raise click.UsageError("--compile is about --format cpp.")
     with progress(_STAGES + given["compile_runner"]) as shown:
@@ -219,18 +223,29 @@ def package(
     return None
 
 
-def _refuse_options_of_triton() -> None:
-    """Options that a package for C++ would ignore were given for something."""
-    context = click.get_current_context()
+def _names_of(options: Callable[[Callable[[], None]], Any]) -> list[str]:
+    """Names of the arguments of a group of options."""
 
     def taken() -> None:
         pass
 
-    _triton_options(taken)
-    for option in getattr(taken, "__click_params__", []):
-        source = context.get_parameter_source(option.name)
+    options(taken)
+    return [option.name for option in getattr(taken, "__click_params__", [])]
+
+
+def _refuse_options(names: Iterable[str], said: str) -> None:
+    """Options that would be ignored were given for something.
+
+    Args:
+        names: of the arguments that are.
+        said: about the option, whose name is put in.
+    """
+    context = click.get_current_context()
+    options = {option.name: option for option in context.command.params}
+    for name in names:
+        source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise click.UsageError(f"{option.opts[0]} is about --format triton.")
+            raise click.UsageError(said.format(options[name].opts[0]))
 
 
 def _check(sources: tuple[str, ...], output: Path | None, as_json: bool) -> int | None:
@@ -260,7 +275,7 @@ def _show(report: PackageReport) -> None:
                 config.name,
                 ", ".join(f"{one.name} {_dims(one.dims)}" for one in config.inputs),
                 ", ".join(f"{one.name} {_dims(one.dims)}" for one in config.outputs),
-                str(config.max_batch_size or "fixed"),
+                str(config.max_batch_size or "none"),
             ]
             for config in report.configs
         ]
@@ -280,7 +295,8 @@ def _show_check(report: CheckReport) -> None:
     if report.passed:
         click.echo(f"{report.path}: nothing wrong with {', '.join(report.models)}.")
         return
-    click.echo(f"{report.path}: {len(report.problems)} problems")
+    count = len(report.problems)
+    click.echo(f"{report.path}: {count} {'problem' if count == 1 else 'problems'}")
     for problem in report.problems:
         click.echo(f"  {problem.where}: {problem.cause}")
         if problem.cure:

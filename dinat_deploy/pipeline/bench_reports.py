@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from dinat_deploy.errors import ConfigError, MissingDependencyError, OutputError
-from dinat_deploy.files import write_whole
+from dinat_deploy.errors import ConfigError, MissingDependencyError
+from dinat_deploy.files import check_places, write_whole
 from dinat_deploy.measurement.records import BenchReport
 from dinat_deploy.models.config import describe
 
@@ -33,20 +32,7 @@ class ReportFiles:
             OutputError: a place cannot be written to.
             MissingDependencyError: the page needs plotly, which is not installed.
         """
-        for path in (self.json, self.markdown, self.html):
-            if path is None:
-                continue
-            folder = path.parent
-            if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-                reason = (
-                    "it is a directory"
-                    if path.is_dir()
-                    else f"{folder} is no directory that can be written to"
-                )
-                raise OutputError(f"{path} cannot be written: {reason}.", "Choose another file.")
-        places = [path.absolute() for path in (self.json, self.markdown, self.html) if path]
-        if len(set(places)) < len(places):
-            raise OutputError("Two reports are to be written to the same file.", "Name another.")
+        check_places([path for path in (self.json, self.markdown, self.html) if path is not None])
         if self.html is not None and not _have_plotly():
             raise MissingDependencyError(
                 "The HTML report needs plotly, which is not installed.",

@@ -24,6 +24,7 @@ from dinat_deploy.serving.record import (
 from dinat_deploy.serving.triton_config import ModelConfig
 from dinat_deploy.serving.triton_options import TritonOptions
 from dinat_deploy.serving.triton_package import write_triton_package
+from dinat_deploy.serving.triton_readme import START
 from dinat_deploy.serving.triton_repository import check_repository, repository_in
 
 __all__ = ["CheckReport", "PackageReport", "Target", "TritonOptions", "check_package", "package"]
@@ -159,6 +160,8 @@ def check_package(path: str | Path, *, progress: Progress | None = None) -> Chec
             problems += check_cpp_package(place)
         return CheckReport(place, "cpp", [model.name for model in record.models], problems)
     repository, started_in = repository_in(place)
+    if record is not None and not (place / START).is_file():
+        problems.append(Problem(START, "It is missing, and starts the server.", "Package again."))
     with shown.stage("Checking the models"):
         configs, wrong = check_repository(repository, started_in)
     names = [config.name for config in configs]

@@ -18,6 +18,9 @@ from dinat_deploy.pipeline.locating import Located, locate
 from dinat_deploy.serving.network import Network
 from dinat_deploy.serving.problems import PackageError
 
+# Directories have names of at most 255 bytes, and some of a model's end in ``_postprocess``.
+_LONGEST_NAME = 200
+
 
 @dataclass(frozen=True)
 class Target:
@@ -67,8 +70,31 @@ def networks(
             f"--name {name!r} is no name for a directory.",
             "Use letters, digits, dots, hyphens and underscores.",
         )
+    if all(one.engine is None for _, one in found):
+        _refuse_options_of_engines(target)
     names = [name] if name is not None else _names([one for _, one in found])
+    for own in names:
+        if len(own) > _LONGEST_NAME:
+            raise ConfigError(
+                f"The name {own[:20]}... has {len(own)} letters, and may have {_LONGEST_NAME}.",
+                "Give a shorter one with --name.",
+            )
     return [_network(text, one, own, target) for (text, one), own in zip(found, names, strict=True)]
+
+
+def _refuse_options_of_engines(target: Target) -> None:
+    """Raise ConfigError if something is said of TensorRT, and only ONNX files are packaged."""
+    told = {
+        "--tensorrt": target.tensorrt,
+        "--gpu": target.capability,
+        "--plugin-library": target.plugin_library,
+    }
+    for option, value in told.items():
+        if value is not None:
+            raise ConfigError(
+                f"{option} {value} is about engines, and ONNX files alone are packaged.",
+                "Name an engine, or leave it out.",
+            )
 
 
 def _names(found: Sequence[Located]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,10 +10,10 @@ from typing import Any
 
 from dinat_deploy import __version__
 from dinat_deploy.bundle import Bundle, open_bundle
-from dinat_deploy.errors import ConfigError, MissingDependencyError, OutputError
-from dinat_deploy.files import write_whole
+from dinat_deploy.errors import ConfigError, MissingDependencyError
+from dinat_deploy.files import check_places, write_whole
 from dinat_deploy.measurement import environment
-from dinat_deploy.pipeline.reporting_collecting import bundle_record
+from dinat_deploy.pipeline.reporting_collecting import bundle_record, unreadable_engines
 from dinat_deploy.pipeline.reporting_matching import Owned
 from dinat_deploy.pipeline.reporting_measuring import MeasureOptions, complete
 from dinat_deploy.pipeline.reporting_recorded import Recorder
@@ -41,20 +40,7 @@ class ReportFiles:
             OutputError: a place cannot be written to.
             MissingDependencyError: the page needs plotly, which is not installed.
         """
-        places = [path for path in (self.html, self.markdown) if path is not None]
-        for path in places:
-            folder = path.parent
-            if path.is_dir():
-                raise OutputError(
-                    f"{path} cannot be written: it is a directory.", "Choose another file."
-                )
-            if not folder.is_dir() or not os.access(folder, os.W_OK):
-                raise OutputError(
-                    f"{path} cannot be written: {folder} is no directory that can be written to.",
-                    "Choose another file.",
-                )
-        if len({path.absolute() for path in places}) < len(places):
-            raise OutputError("Two reports are to be written to the same file.", "Name another.")
+        check_places([path for path in (self.html, self.markdown) if path is not None])
         if self.html is not None:
             from dinat_deploy.measurement.page import plotly_library
 
@@ -121,12 +107,15 @@ def report(
         Path(markdown) if markdown is not None else None,
     )
     files.check()
+    asked = MeasureOptions(**options)
+    asked.check()
     named = [bundles] if isinstance(bundles, str | Path) else bundles
     with progress.stage("Reading the bundles"):
         owners = _open_all([Path(each) for each in named])
         recorder = Recorder(owners)
         seen: set[Path] = set()
         for owner in owners:
+            recorder.notes += unreadable_engines(owner.bundle)
             for found, engine in find_results(owner.bundle):
                 seen.add(found.path.resolve())
                 recorder.add(found, engine, named=False)
@@ -136,7 +125,7 @@ def report(
                 seen.add(path.resolve())
                 recorder.add(read_result(path), named=True)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    complete(owners, recorder, MeasureOptions(**options), progress)
+    complete(owners, recorder, asked, progress)
     with progress.stage("Writing the report"):
         data = ReportData(
             created_by=f"dinat-deploy {__version__}",
@@ -157,6 +146,12 @@ def _open_all(paths: Sequence[Path]) -> list[Owned]:
     bundles: dict[Path, Bundle] = {}
     for path in paths:
         found = open_bundle(path)
+        try:
+            str(path.resolve()).encode()
+        except UnicodeError:  # bytes that are no text, which no report could show
+            raise ConfigError(
+                f"The name of {str(path)!r} is no text in UTF-8.", "Rename the directory."
+            ) from None
         bundles.setdefault(path.resolve(), found)
     names = _names(list(bundles))
     return [

@@ -19,8 +19,10 @@ from dinat_deploy.bundle import (
 )
 from dinat_deploy.calibration.record import Calibration
 from dinat_deploy.choosing.parts import parts
+from dinat_deploy.engine.builder import PLAN
+from dinat_deploy.engine.manifest import MANIFEST as ENGINE_MANIFEST
 from dinat_deploy.engine.manifest import Engine, open_engine
-from dinat_deploy.errors import ConfigError, DinatDeployError
+from dinat_deploy.errors import BundleError, ConfigError, DinatDeployError, EngineError
 from dinat_deploy.measurement.records import ArtefactResult, BenchReport
 from dinat_deploy.measurement.statistics import paired_ratio
 from dinat_deploy.measurement.tables import described
@@ -41,6 +43,7 @@ from dinat_deploy.reporting.records import (
     Session,
     Speed,
 )
+from dinat_deploy.reporting.verdicts import counted
 
 _ENCODER = ("architecture", "embed_dim", "depths", "num_heads", "kernel_size", "mlp_ratio")
 
@@ -56,21 +59,22 @@ def bundle_record(bundle: Bundle, name: str) -> BundleRecord:
     """
     manifest, config = bundle.manifest, bundle.manifest.config
     try:
-        counted = cost(config)
+        work = cost(config)
     except DinatDeployError:  # the decoder is none that is counted
-        counted = None
+        work = None
     weights = manifest.weights
     return BundleRecord(
         name=name,
         path=str(bundle.path),
         model=manifest.name,
         task=_task(config),
+        scored=_scored(config),
         weights=weights.origin or weights.source,
         seeded=weights.source == "seeded",
         image_size=config.image_size,
         kernel_size=config.kernel_size,
-        parameters=counted.parameters if counted else None,
-        macs=counted.macs if counted else None,
+        parameters=work.parameters if work else None,
+        macs=work.macs if work else None,
         published=_published(config),
         calibration=_calibration(bundle),
         blocks=_blocks(config),
@@ -88,6 +92,13 @@ def _task(config: ModelConfig) -> str:
     return "features" if config.is_backbone else f"classification, {config.num_classes} classes"
 
 
+def _scored(config: ModelConfig) -> bool:
+    """Whether `evaluate` takes it: classifiers, and segmenters whose answers are pixels."""
+    if config.decoder is not None:
+        return isinstance(config.decoder, UPerNet)
+    return not config.is_backbone
+
+
 def _model(bundle: Bundle, name: str) -> ArtefactRecord:
     graph = bundle.manifest.graph
     fact = f"{graph.op_nodes} neighborhood attention nodes, opset {graph.opset}"
@@ -98,6 +109,7 @@ def _model(bundle: Bundle, name: str) -> ArtefactRecord:
         kind="onnx",
         precision="fp32",
         bytes=_bytes(bundle.model_path),
+        damage=_damage(bundle, MODEL),
         facts=[fact if graph.body else f"{fact}, without a body"],
         parity=_verification(bundle.manifest.verification),
     )
@@ -113,10 +125,10 @@ def _variant(bundle: Bundle, name: str, file: str, variant: Variant) -> Artefact
         )
         left_out = sum(len(island.nodes) for island in found.excluded)
         if left_out:
-            facts.append(f"{_count(left_out, 'product')} left out of {variant.precision}")
+            facts.append(f"{counted(left_out, 'product')} left out of {variant.precision}")
     kept = sum(len(island.nodes) for island in variant.float32)
     if kept:
-        facts.append(f"{_count(kept, 'node')} kept in float32")
+        facts.append(f"{counted(kept, 'node')} kept in float32")
     if variant.takes_pixels:
         facts.append("takes pixels")
     # The files of one precision differ in their names.
@@ -128,6 +140,7 @@ def _variant(bundle: Bundle, name: str, file: str, variant: Variant) -> Artefact
         kind="onnx",
         precision=variant.precision,
         bytes=_bytes(bundle.path / file),
+        damage=_damage(bundle, file),
         facts=facts,
         parity=_verification(variant.verification),
     )
@@ -136,9 +149,17 @@ def _variant(bundle: Bundle, name: str, file: str, variant: Variant) -> Artefact
 def _engine(bundle: Bundle, name: str, engine: Engine) -> ArtefactRecord:
     manifest = engine.manifest
     plugin, body = manifest.layers.plugin, manifest.layers.body
-    how = f"{_count(len(plugin), 'plugin layer')}" if plugin else f"{len(body)} nodes by their body"
+    how = (
+        f"{counted(len(plugin), 'plugin layer')}" if plugin else f"{len(body)} nodes by their body"
+    )
     where = manifest.gpu.name if manifest.gpu else f"sm {', '.join(manifest.architectures)}"
     file = engine.path.resolve().relative_to(bundle.path.resolve())
+    damage = None
+    if engine.plan_path.is_file():
+        try:
+            engine.check_plan()
+        except EngineError as error:
+            damage = error.cause
     return ArtefactRecord(
         name=f"{name} {file.name}",
         file=file.as_posix(),
@@ -146,6 +167,7 @@ def _engine(bundle: Bundle, name: str, engine: Engine) -> ArtefactRecord:
         kind="engine",
         precision=short_precision(manifest.precision),
         bytes=_bytes(engine.plan_path),
+        damage=damage,
         facts=[
             f"{manifest.runtime.flavor} {manifest.runtime.version} for {where}",
             how,
@@ -154,9 +176,31 @@ def _engine(bundle: Bundle, name: str, engine: Engine) -> ArtefactRecord:
     )
 
 
+def unreadable_engines(bundle: Bundle) -> list[str]:
+    """Of each plan in a bundle without a manifest that can be read, that it is left out."""
+    known = {path.name for path in plans_in(bundle)}
+    return [
+        f"{plan.parent} is left out: it has a plan, and no {ENGINE_MANIFEST} that can be read."
+        for plan in sorted(bundle.path.glob(f"engines/*/{PLAN}"))
+        if plan.parent.name not in known
+    ]
+
+
 def _bytes(path: Path) -> int | None:
     files = (path, path.with_name(external_data_name(path.name)))
     return sum(file.stat().st_size for file in files if file.is_file()) or None
+
+
+def _damage(bundle: Bundle, file: str) -> str | None:
+    """How an ONNX file differs from what the manifest was written for; None if it does not, or is
+    not here."""
+    if not (bundle.path / file).is_file():
+        return None
+    try:
+        bundle.check_model(file)
+    except BundleError as error:
+        return error.cause
+    return None
 
 
 def _verification(found: Verification | None) -> list[Parity]:
@@ -189,7 +233,7 @@ def _calibration(bundle: Bundle) -> str | None:
             f"{path} is no record of a calibration.",
             f"Make it again with `dinat-deploy calibrate {shlex.quote(str(bundle.path))}`.",
         ) from None
-    text = f"{_count(len(found.ranges), 'range')} from {_count(found.data.images, 'image')} of "
+    text = f"{counted(len(found.ranges), 'range')} from {counted(found.data.images, 'image')} of "
     text += found.data.source
     if found.model_sha256 != bundle.manifest.graph.sha256:
         text += ", of another model.onnx"
@@ -299,7 +343,14 @@ def add_runs(
         elif base is not None:
             speed = _speed(first, result, base)
         artefact.runs.append(
-            Run(name=name, session=session, streams=streams, result=result, speed=speed)
+            Run(
+                name=name,
+                session=session,
+                streams=streams,
+                usual=not runtime,
+                result=result,
+                speed=speed,
+            )
         )
 
 
@@ -334,7 +385,3 @@ def measured_before(report: BenchReport, path: Path) -> bool:
         return started < written.replace(microsecond=0)
     except (ValueError, TypeError, OSError):
         return False
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dinat_deploy.errors import BundleError, DinatDeployError
+from dinat_deploy.errors import BundleError, ConfigError, DinatDeployError
 from dinat_deploy.measurement.power.source import PowerUnavailableError
 from dinat_deploy.pipeline.artefacts import open_artefact
 from dinat_deploy.pipeline.benching import bench
@@ -23,6 +23,7 @@ from dinat_deploy.reporting.records import ArtefactRecord, Missing
 HERE = "measured for this report"
 # Bytes of models that are held in memory together; beyond, one at a time.
 _MOST_ALIVE = 3 << 30
+_LONGEST_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,19 @@ class MeasureOptions:
     plugin_library: str | Path | None = None
     data: str | None = None
     evaluate: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be measured."""
+        if not 0 <= self.duration <= _LONGEST_SECONDS:
+            raise ConfigError(
+                f"Nothing can be measured for {self.duration:g} seconds.",
+                f"Write 0 to {_LONGEST_SECONDS}.",
+            )
+        if self.power == "on" and not self.enabled:
+            raise ConfigError(
+                "Power is asked for, and nothing is to be measured.",
+                "Leave one of --power and --no-measure out.",
+            )
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -147,6 +161,8 @@ def _score(
             failed.append(error)
             command = (
                 f"dinat-deploy evaluate {_quoted(owner.record.path)} --data DATA --output FILE"
+                if owner.record.scored
+                else None
             )
             for each in able:
                 each.missing.append(_missing("accuracy", error, command))
@@ -188,8 +204,8 @@ def _time(
             progress=progress,
             **options.loading,
         )
-    except PowerUnavailableError:
-        raise
+    except PowerUnavailableError as error:
+        raise PowerUnavailableError(error.cause, "Leave --power out.") from None
     except DinatDeployError as error:
         refused |= dict.fromkeys(wanted, error)
         return
@@ -210,7 +226,7 @@ def _say_what_is_missing(
     if artefact.kind == "onnx" and artefact.precision == "bf16":
         here = _quoted(f"torch:{artefact.path}")  # what runs bfloat16 on a CPU
 
-    def add(what: str, why: str, command: str) -> None:
+    def add(what: str, why: str, command: str | None) -> None:
         if what not in told:
             artefact.missing.append(Missing(what=what, why=why, command=command))
 
@@ -221,7 +237,9 @@ def _say_what_is_missing(
         add("power", "It is measured only if asked for.", f"dinat-deploy bench {here} --power")
     if artefact.layers is None:
         add("layers", why, f"dinat-deploy verify {here} --layers --json > FILE.json")
-    if not artefact.accuracy:
+    if not artefact.accuracy and not owner.record.scored:
+        add("accuracy", f"No command scores {owner.record.task}.", None)
+    elif not artefact.accuracy:
         add(
             "accuracy",
             "No data were given." if options.data is None else why,
@@ -231,7 +249,7 @@ def _say_what_is_missing(
         )
 
 
-def _missing(what: str, error: DinatDeployError, command: str) -> Missing:
+def _missing(what: str, error: DinatDeployError, command: str | None) -> Missing:
     return Missing(what=what, why=_reason(error), command=command)
 
 

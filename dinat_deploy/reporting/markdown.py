@@ -29,6 +29,8 @@ def to_markdown(data: ReportData) -> str:
             shown = Table(found.heads, found.numeric, lines)
             parts += [f"## {plain(title)}", markdown_table(shown, code_columns=0)]
     remarks = [*data.notes, *(w for session in data.sessions for w in session.warnings)]
+    for run in data.runs:
+        remarks += [f"{run.name}: {said}" for said in (*run.result.warnings, *run.result.notes)]
     if remarks:
         parts += ["## Notes", "\n".join(f"- {plain(each)}" for each in dict.fromkeys(remarks))]
     parts.append("\n".join(f"- {plain(k)}: {plain(v)}" for k, v in data.environment.items()))

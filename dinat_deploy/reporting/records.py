@@ -133,11 +133,14 @@ class Run(_Record):
         name: unique in the report.
         session: position of the measurement in :attr:`ReportData.sessions`.
         streams: inferences in flight at once.
+        usual: whether it ran in the runtime that such an artefact usually takes, and not in one
+            that the user named, such as PyTorch.
     """
 
     name: str
     session: int
     streams: int
+    usual: bool = True
     result: ArtefactResult
     speed: Speed | None = None
 
@@ -164,6 +167,7 @@ class ArtefactRecord(_Record):
             commands take.
         precision: ``fp32``, ``fp16``, ``bf16``, ``int8`` or ``fp8``: the coarsest type in it.
         bytes: of its files on disk; None if they are not here.
+        damage: how its files differ from what the manifest was written for; None if they do not.
         facts: how it was made, in sentences.
         parity: every comparison of its outputs that is known, the latest last.
     """
@@ -174,6 +178,7 @@ class ArtefactRecord(_Record):
     kind: Literal["onnx", "engine"]
     precision: str
     bytes: int | None
+    damage: str | None = None
     facts: list[str] = Field(default_factory=list)
     parity: list[Parity] = Field(default_factory=list)
     layers: LayerComparison | None = None
@@ -246,7 +251,7 @@ class BundleRecord(_Record):
         name: unique in the report.
         path: as the user named it.
         model: what the export called it.
-        task: in words.
+        task: in words; ``scored`` whether `evaluate` knows a score for it.
         weights: where they came from; ``seeded`` whether they are random.
         image_size: (height, width) in pixels.
         parameters: of the model; ``macs`` are multiply-accumulates of one image. None where the
@@ -259,6 +264,7 @@ class BundleRecord(_Record):
     path: str
     model: str
     task: str
+    scored: bool = True
     weights: str
     seeded: bool
     image_size: tuple[int, int]

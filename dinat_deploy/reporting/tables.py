@@ -100,7 +100,7 @@ def _fastest(bundle: BundleRecord) -> str:
 
 
 def _smallest(bundle: BundleRecord) -> str:
-    known = [(a.bytes, a) for a in bundle.artefacts if a.bytes is not None]
+    known = [(a.bytes, a) for a in bundle.artefacts if a.bytes is not None and a.damage is None]
     if not known:
         return ""
     size, artefact = min(known, key=lambda each: each[0])

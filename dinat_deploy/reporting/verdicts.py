@@ -74,7 +74,10 @@ class Judged:
 
     @property
     def failed(self) -> list[str]:
-        """What an artefact can fail: accuracy and parity."""
+        """What an artefact can fail: accuracy and parity; if its files are damaged, nothing else
+        counts."""
+        if self.artefact.damage is not None:
+            return ["damaged"]
         named = (("accuracy", self.accuracy), ("parity", self.parity))
         return [name for name, verdict in named if verdict.kind == "bad"]
 
@@ -86,7 +89,7 @@ def judge(data: ReportData) -> list[Judged]:
             artefact,
             _accuracy(artefact, bundle),
             _parity(artefact),
-            _speed(artefact),
+            _speed(artefact, bundle),
             _size(artefact, bundle),
         )
         for bundle in data.bundles
@@ -101,13 +104,15 @@ def summary(data: ReportData) -> str:
         f"{each.artefact.name} ({' and '.join(each.failed)})" for each in judged if each.failed
     ]
     known = [each for each in judged if each.parity.kind != "unknown"]
-    text = f"{_count(len(data.bundles), 'bundle')} with {_count(len(judged), 'artefact')}."
+    text = f"{counted(len(data.bundles), 'bundle')} with {counted(len(judged), 'artefact')}."
     if failed:
-        return f"{text} {_count(len(failed), 'artefact')} failed: {', '.join(failed)}."
+        return f"{text} {counted(len(failed), 'artefact')} failed: {', '.join(failed)}."
     if not known:
         return f"{text} None was compared with PyTorch."
     which = "All" if len(known) == len(judged) else f"{len(known)} of them"
-    verb = "agrees" if len(known) == 1 and which != "All" else "agree"
+    if len(judged) == 1:
+        which = "It"
+    verb = "agrees" if len(known) == 1 else "agree"
     return f"{text} {which} {verb} with PyTorch within the limits; nothing failed."
 
 
@@ -142,6 +147,8 @@ def _accuracy(artefact: ArtefactRecord, bundle: BundleRecord) -> Verdict:
     found = artefact.accuracy[-1]
     score, metric = primary(found), METRICS.get(found.metric, found.metric)
     lost, how = found.lost, " (simulated)" if found.simulated else ""
+    if found.reference is None and found.metric == "agreement":
+        return Verdict("plain", f"the reference of the others{how}")  # which agrees with itself
     if found.reference is None:
         return Verdict("plain", f"{metric} {percent(score)}, the reference{how}")
     if lost is None:
@@ -169,6 +176,8 @@ def worst_parity(artefact: ArtefactRecord) -> Parity | None:
 
 
 def _parity(artefact: ArtefactRecord) -> Verdict:
+    if artefact.damage is not None:
+        return Verdict("bad", f"damaged: {artefact.damage}")
     found = worst_parity(artefact)
     layers = artefact.layers
     outside = layers.first_difference if layers is not None else None
@@ -190,7 +199,13 @@ def _parity(artefact: ArtefactRecord) -> Verdict:
 
 def fastest(artefact: ArtefactRecord) -> Run | None:
     """The run that stands for an artefact: the fastest for one image."""
-    return min(artefact.runs, key=per_image, default=None)
+    return min(_usual(artefact), key=per_image, default=None)
+
+
+def _usual(artefact: ArtefactRecord) -> list[Run]:
+    """Its runs, if there are others without those in runtimes that the user named: PyTorch says
+    nothing of how fast a file is."""
+    return [each for each in artefact.runs if each.usual] or artefact.runs
 
 
 def per_image(run: Run) -> float:
@@ -200,13 +215,13 @@ def per_image(run: Run) -> float:
     return 1e3 / result.throughput if run.streams > 1 else result.latency.median / result.batch
 
 
-def _speed(artefact: ArtefactRecord) -> Verdict:
+def _speed(artefact: ArtefactRecord, bundle: BundleRecord) -> Verdict:
     run = fastest(artefact)
     if run is None:
         return Verdict("unknown", "not measured here")
     time = f"{significant(per_image(run))} ms"
-    compared = next((each for each in artefact.runs if each.speed is not None), None)
-    if compared is None or compared.speed is None:
+    compared = next((each for each in _usual(artefact) if each.speed is not None), None)
+    if compared is None or compared.speed is None or artefact is bundle.float32:
         return Verdict("plain", f"{time} an image")
     speed, time = compared.speed, f"{significant(per_image(compared))} ms"
     interval = ""
@@ -229,7 +244,7 @@ def _size(artefact: ArtefactRecord, bundle: BundleRecord) -> Verdict:
     own, first = artefact.bytes, bundle.float32.bytes
     if own is None:
         return Verdict("unknown", "not here")
-    if artefact is bundle.float32 or not first:
+    if artefact is bundle.float32 or not first or artefact.damage or bundle.float32.damage:
         return Verdict("plain", megabytes(own))
     ratio = first / own
     if abs(ratio - 1) <= _SAME:
@@ -239,5 +254,6 @@ def _size(artefact: ArtefactRecord, bundle: BundleRecord) -> Verdict:
     return Verdict("worse", f"{megabytes(own)}, {1 / ratio:.1f} x larger")
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """``1 bundle``, ``2 bundles``"""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dinat_deploy.bundle import Bundle, TensorSpec
 from dinat_deploy.engine.manifest import Engine
-from dinat_deploy.engine.onnx_file import GraphTensor, OnnxFile
+from dinat_deploy.engine.onnx_file import OnnxFile
 from dinat_deploy.engine.profiles import Profile
 from dinat_deploy.models.preprocessing import Preprocessing
 from dinat_deploy.serving.problems import PackageError
 
 # Images of a batch that an ONNX file with a dynamic one is served in, unless the user says.
 DEFAULT_MAX_BATCH = 8
+# Of a library: start.sh and run.sh quote the name, and it must stay in its folder.
+_LIBRARY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,23 @@ class Network:
 
     @property
     def library_name(self) -> str | None:
-        """What the library is called in a package: as the engine's manifest calls it."""
+        """What the library is called in a package: as the engine's manifest calls it.
+
+        Raises:
+            PackageError: that is no name for a file in a package.
+        """
         if self.library is None:
             return None
         plugin = self.engine.manifest.plugin if self.engine is not None else None
-        return plugin.library if plugin is not None else self.library.name
+        name = plugin.library if plugin is not None else self.library.name
+        if _LIBRARY_NAME.fullmatch(name) is None:
+            raise PackageError(
+                f"{self.source} calls its library {name!r}, which is no name that a package can "
+                "hold.",
+                "Build it again with a library whose name has letters, digits, dots, hyphens and "
+                "underscores only.",
+            )
+        return name
 
     @property
     def inputs(self) -> list[TensorSpec]:
@@ -65,8 +80,7 @@ class Network:
             listed: list[TensorSpec] = getattr(self.engine.manifest, side)
             return listed
         assert self.onnx is not None
-        found: tuple[GraphTensor, ...] = getattr(self.onnx, side)
-        return [TensorSpec(name=t.name, dtype=t.dtype, shape=list(t.shape)) for t in found]
+        return self.onnx.input_specs if side == "inputs" else self.onnx.output_specs
 
     @property
     def batched(self) -> bool:

@@ -99,6 +99,7 @@ def read_record(place: Path) -> PackageRecord:
     file = place / RECORD
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(data, ensure_ascii=False).encode()  # half a character could not be printed
     except (FileNotFoundError, NotADirectoryError):
         raise PackageError(
             f"{place} is no package: it has no {RECORD}.",

@@ -46,8 +46,6 @@ def check_config(config: ModelConfig, directory: str) -> Iterator[Problem]:
     if config.batching is not None:
         yield from _check_batching(config.batching, config.max_batch_size, where)
     for group in config.instances:
-        if group.count < 1:
-            yield Problem(where, f"A group has {group.count} instances.", _AGAIN)
         if group.gpus and group.kind == "KIND_CPU":
             yield Problem(where, "A group of instances on the CPU names GPUs.", "Make it KIND_GPU.")
     yield from _check_warm_up(config, where)

@@ -38,12 +38,19 @@ class Tensor:
         data_type: such as ``TYPE_FP32``.
         dims: without the batch where the model has one (``max_batch_size`` > 0); -1 is dynamic.
         label_file: names of the classes, beside ``config.pbtxt``.
+        reshape: dimensions that the model itself has, if they are others.
     """
 
     name: str
     data_type: str
     dims: tuple[int, ...]
     label_file: str = ""
+    reshape: tuple[int, ...] | None = None
+
+    @property
+    def model_dims(self) -> tuple[int, ...]:
+        """As the model's file should have them."""
+        return self.dims if self.reshape is None else self.reshape
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Instances:
     """Copies of a model that run side by side.
 
     Attributes:
-        count: for each GPU, or for the CPU.
+        count: for each GPU, or for the CPU; 0 leaves the choice to Triton.
         gpus: numbers of the GPUs; empty for all.
         profiles: optimisation profiles of an engine.
     """
@@ -172,6 +179,8 @@ def _tensor(tensor: Tensor) -> _Message:
     found: list[tuple[str, _Value]] = [
         ("name", tensor.name), ("data_type", _Word(tensor.data_type)), ("dims", tensor.dims)
     ]  # fmt: skip
+    if tensor.reshape is not None:
+        found.append(("reshape", [[("shape", tensor.reshape)]]))
     return [*found, ("label_filename", tensor.label_file)] if tensor.label_file else found
 
 

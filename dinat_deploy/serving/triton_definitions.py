@@ -32,7 +32,7 @@ def definitions() -> Any:
     Raises:
         MissingDependencyError: tritonclient or protobuf is not installed.
     """
-    cure = "pip install tritonclient protobuf"
+    cure = "pip install 'dinat-deploy[serving]'"
     package = importlib.util.find_spec("tritonclient")
     places = package.submodule_search_locations if package else None
     files = [Path(place) / "grpc" / "model_config_pb2.py" for place in places or ()]
@@ -113,7 +113,8 @@ def read(text: str) -> ModelConfig:
 
 def _tensor(tensor: Any, types: Any) -> Tensor:
     label_file = getattr(tensor, "label_filename", "")  # outputs have one
-    return Tensor(tensor.name, types(tensor.data_type), tuple(tensor.dims), label_file)
+    reshape = tuple(tensor.reshape.shape) if tensor.HasField("reshape") else None
+    return Tensor(tensor.name, types(tensor.data_type), tuple(tensor.dims), label_file, reshape)
 
 
 def _instances(group: Any) -> Instances:

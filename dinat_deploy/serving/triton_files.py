@@ -30,10 +30,7 @@ def check_files(config: ModelConfig, version: Path, package: Path) -> Iterator[P
         package: where the server is started: paths of libraries are relative to it.
     """
     where = config.name
-    backend = config.backend or {
-        "tensorrt_plan": "tensorrt",
-        "onnxruntime_onnx": "onnxruntime",
-    }.get(config.platform, "")
+    backend = config.backend
     usual = {"onnxruntime": ONNX_FILE, "tensorrt": PLAN, "python": "model.py"}
     if backend not in usual:
         return
@@ -55,9 +52,7 @@ def check_files(config: ModelConfig, version: Path, package: Path) -> Iterator[P
 
 def _check_onnx(config: ModelConfig, file: Path, package: Path) -> Iterator[Problem]:
     where, model = config.name, read_onnx(file)
-    inputs = [TensorSpec(name=t.name, dtype=t.dtype, shape=list(t.shape)) for t in model.inputs]
-    outputs = [TensorSpec(name=t.name, dtype=t.dtype, shape=list(t.shape)) for t in model.outputs]
-    yield from _compare(config, inputs, outputs, file)
+    yield from _compare(config, model.input_specs, model.output_specs, file)
     for tensor in (*config.inputs, *config.outputs):
         if tensor.data_type not in _ONNXRUNTIME_TYPES:
             yield Problem(
@@ -158,7 +153,11 @@ def _check_labels(config: ModelConfig, directory: Path) -> Iterator[Problem]:
                 "Package the model again.",
             )
             continue
-        count = len(file.read_text(encoding="utf-8").splitlines())
+        try:
+            count = len(file.read_text(encoding="utf-8").splitlines())
+        except UnicodeError:
+            yield Problem(config.name, f"{file} is no text in UTF-8.", "Package the model again.")
+            continue
         if tensor.dims and tensor.dims[-1] not in (DYNAMIC, count):
             yield Problem(
                 config.name,
@@ -216,18 +215,17 @@ def _compare_one(
         return
     own = triton_dims(spec.shape, batched)
     # An input may be narrower than the model allows; outputs are promised exactly.
-    fits = tensor.dims == own or (
+    dims = tensor.model_dims
+    fits = dims == own or (
         side == "input"
-        and compatible(tensor.dims, own)
-        and all(
-            size == DYNAMIC or given == size for given, size in zip(tensor.dims, own, strict=True)
-        )
+        and compatible(dims, own)
+        and all(size == DYNAMIC or given == size for given, size in zip(dims, own, strict=True))
     )
     if not fits:
         batch = "a batch and " if batched else ""
         yield Problem(
             where,
-            f"config.pbtxt says that the {side} {tensor.name} is {batch}{shown(tensor.dims)}, and "
+            f"config.pbtxt says that the {side} {tensor.name} is {batch}{shown(dims)}, and "
             f"in {file} it is {batch}{shown(own)}.",
             _AGAIN,
         )

@@ -52,6 +52,10 @@ def network_config(network: Network, options: TritonOptions) -> ModelConfig:
     if engine is not None and kind == "KIND_CPU":
         raise PackageError(f"{engine.path} is an engine, and --kind cpu is asked for.",
                            "Package the ONNX file for the CPU.")  # fmt: skip
+    if engine is None and options.profile:
+        raise PackageError(
+            f"{network.source} is an ONNX file, and --profile is about engines.", "Leave it out."
+        )
     if options.gpus and kind == "KIND_CPU":
         raise PackageError(
             f"GPUs {', '.join(map(str, options.gpus))} are named, and {network.source} is to run "
@@ -121,7 +125,7 @@ def _batching(network: Network, options: TritonOptions, most: int) -> DynamicBat
     if not options.dynamic_batching:
         return None
     if most == 0:
-        if options.preferred or options.queue_delay or options.priority_levels:
+        if options.about_the_queue:
             raise PackageError(
                 f"Dynamic batching is asked for, and {network.source} takes no batches.",
                 "Export it with --dynamic batch, or leave the options of the queue out.",

@@ -51,10 +51,7 @@ class TritonOptions:
 
     def __post_init__(self) -> None:
         """Raise ConfigError if options contradict each other."""
-        if not self.dynamic_batching and (
-            self.preferred or self.queue_delay or self.priority_levels
-            or self.max_queue_size or self.timeout
-        ):  # fmt: skip
+        if not self.dynamic_batching and self.about_the_queue:
             raise ConfigError(
                 "--no-dynamic-batching contradicts --preferred-batch, --queue-delay, --priorities, "
                 "--max-queue and --queue-timeout, which are about the queue of requests that are "
@@ -63,3 +60,15 @@ class TritonOptions:
             )
         if self.gpus and self.kind == "cpu":
             raise ConfigError("--gpus contradicts --kind cpu.", "Leave one of them out.")
+        if any(number < 0 for number in self.gpus):
+            raise ConfigError(
+                f"There is no GPU {min(self.gpus)}.", "GPUs are counted from 0, as nvidia-smi does."
+            )
+
+    @property
+    def about_the_queue(self) -> bool:
+        """Whether anything is asked for that only models with dynamic batching have."""
+        return bool(
+            self.preferred or self.queue_delay or self.priority_levels
+            or self.max_queue_size or self.timeout
+        )  # fmt: skip

@@ -60,7 +60,7 @@ def _readme(networks: Sequence[Network], configs: Sequence[ModelConfig]) -> Iter
             ", ".join(f"{t.name} {shown(t.dims)} {t.data_type[5:]}" for t in tensors)
             for tensors in (config.inputs, config.outputs)
         )
-        most = f"up to {config.max_batch_size}" if config.max_batch_size else "fixed"
+        most = f"up to {config.max_batch_size}" if config.max_batch_size else "none"
         yield f"| `{config.name}` | {' | '.join(sides)} | {most} |"
     yield ""
     for network in networks:

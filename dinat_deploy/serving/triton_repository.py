@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dinat_deploy.serving.problems import PackageError, Problem
 from dinat_deploy.serving.triton_checks import check_config
+from dinat_deploy.serving.triton_completion import completed
 from dinat_deploy.serving.triton_config import CONFIG, ENSEMBLE, ModelConfig
 from dinat_deploy.serving.triton_definitions import read
 from dinat_deploy.serving.triton_ensembles import check_ensemble
@@ -51,17 +52,18 @@ def check_repository(repository: Path, package: Path) -> tuple[list[ModelConfig]
     configs: list[ModelConfig] = []
     problems: list[Problem] = []
     for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
-        file = folder / CONFIG
-        if not file.is_file():
-            problems.append(
-                Problem(folder.name, f"It has no {CONFIG}.", "Remove it, or write one.")
-            )
-            continue
+        file, versions = folder / CONFIG, _versions(folder)
         try:
-            config = read(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8") if file.is_file() else ""
+            config = completed(read(text), folder, versions[-1] if versions else None)
         except (PackageError, UnicodeError) as error:
             cause = error.cause if isinstance(error, PackageError) else f"{file} is no text."
             problems.append(Problem(folder.name, cause, "Package the model again."))
+            continue
+        if not file.is_file() and not config.backend:
+            problems.append(
+                Problem(folder.name, f"It has no {CONFIG}.", "Remove it, or write one.")
+            )
             continue
         configs.append(config)
         problems += check_config(config, folder.name)

@@ -59,7 +59,10 @@ def test_json_says_what_was_written(tiny_bundle: Path, tmp_path: Path) -> None:
         (["x"], "Missing option '--output'"),
         (["x", "-o", "y", "--check"], "--check takes one directory and writes none"),
         (["x", "-o", "y", "--format", "cpp", "--queue-delay", "5"], "--queue-delay is about"),
+        (["x", "-o", "y", "--format", "cpp", "--no-operators"], "--operators is about"),
         (["x", "-o", "y", "--compile"], "--compile is about --format cpp"),
+        (["x", "--check", "--name", "z"], "--name goes with writing a package"),
+        (["x", "-o", "y", "--instances", "99999999999"], "is not in the range"),
         ([], "Missing argument 'SOURCE...'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,7 @@ from dinat_deploy.measurement.power.source import PowerUnavailableError
 from dinat_deploy.measurement.records import BenchReport
 from dinat_deploy.measurement.report import to_json
 from dinat_deploy.models.complexity import cost
+from dinat_deploy.models.decoders import MaskRCNN, UPerNet
 from dinat_deploy.models.zoo import get_variant
 from dinat_deploy.pipeline import reporting_measuring
 from dinat_deploy.pipeline.benching import BenchInterrupted
@@ -37,8 +39,11 @@ from dinat_deploy.pipeline.evaluation_report import ArtefactReport, EvaluationRe
 from dinat_deploy.pipeline.reporting import report
 from dinat_deploy.pipeline.reporting_collecting import bundle_record
 from dinat_deploy.pipeline.reporting_matching import Owned, match
+from dinat_deploy.pipeline.reporting_measuring import MeasureOptions, complete
+from dinat_deploy.pipeline.reporting_recorded import Recorder
 from dinat_deploy.pipeline.reporting_results import read_result
 from dinat_deploy.pipeline.sensitivity_report import Effect, SensitivityReport, UnitReport
+from dinat_deploy.progress import Silent
 from dinat_deploy.reporting.records import ReportData
 from tests.conftest import TINY
 from tests.engine.engines import FULL, write_engine
@@ -68,7 +73,7 @@ def measured(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Repo
     output = place / "report.html"
     images = np.random.default_rng(0).standard_normal((4, 3, 64, 64), dtype=np.float32)
     np.savez(place / "data.npz", images=images, labels=np.arange(4))
-    found = report([bundle], output=output, duration=0.02, data=str(place / "data.npz"))
+    found = report([bundle], output=output, duration=0.02, threads=1, data=str(place / "data.npz"))
     return found, output
 
 
@@ -217,6 +222,7 @@ def test_speed_is_that_of_the_same_session_against_float32(bundle: Path) -> None
     # Drawn around 20 ms (the baseline), 10 ms and 30 ms.
     assert speeds == [None, pytest.approx(2, rel=0.05), pytest.approx(2 / 3, rel=0.05)]
     assert runs[0].session == runs[2].session == 0
+    assert [run.usual for run in runs] == [True, False, True]
 
 
 def test_scores_name_their_reference_and_keep_the_verdict(bundle: Path) -> None:
@@ -381,6 +387,71 @@ def test_damaged_calibrations_and_bundles_are_named(bundle: Path, tmp_path: Path
         report([], enabled=False)
 
 
+def test_files_that_were_changed_are_damaged_and_missing_ones_are_not(bundle: Path) -> None:
+    plan = engine_in(bundle) / "model.plan"
+    plan.write_bytes(plan.read_bytes()[:-1])
+    half = bundle / "model.fp16.onnx"
+    half.write_bytes(half.read_bytes()[:1000])
+    (bundle / "model.onnx").unlink()
+    gone, cut, engine = recorded(bundle).artefacts
+    assert (gone.bytes, gone.damage) == (None, None)
+    assert cut.damage is not None and str(half) in cut.damage and "SHA-256" in cut.damage
+    assert engine.damage is not None and "is cut off" in engine.damage
+
+
+def test_a_plan_whose_manifest_cannot_be_read_is_left_out_with_a_note(bundle: Path) -> None:
+    engine = engine_in(bundle)
+    (engine / "engine.json").write_text("{")
+    found = recorded(bundle)
+    assert len(found.artefacts) == 2
+    assert found.notes == [
+        f"{engine} is left out: it has a plan, and no engine.json that can be read."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "scored"),
+    [
+        ({}, True),
+        ({"decoder": UPerNet(channels=8)}, True),
+        ({"decoder": MaskRCNN(channels=8)}, False),
+        ({"out_levels": (0, 1), "num_classes": 0}, False),
+    ],
+)
+def test_no_command_is_named_that_would_only_refuse(
+    made: Path, changes: dict[str, Any], scored: bool
+) -> None:
+    opened = open_bundle(made)
+    config = opened.manifest.config.model_copy(update=changes)
+    other = replace(opened, manifest=opened.manifest.model_copy(update={"config": config}))
+    owner = Owned.of(other, bundle_record(other, "x"))
+    complete([owner], Recorder([owner]), MeasureOptions(enabled=False), Silent())
+    (missing,) = [each for each in owner.record.float32.missing if each.what == "accuracy"]
+    assert (missing.command is not None) == scored
+    assert ("No command scores" in missing.why) != scored
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"duration": float("nan")}, "Nothing can be measured for nan seconds"),
+        ({"duration": float("inf")}, "Nothing can be measured for inf seconds"),
+        ({"power": "on", "enabled": False}, "Power is asked for, and nothing is to be measured"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(
+    bundle: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        report(bundle, **options)
+
+
+def test_a_name_that_is_no_text_is_refused(bundle: Path, tmp_path: Path) -> None:
+    strange = bundle.rename(tmp_path / os.fsdecode(b"ti\xffny"))
+    with pytest.raises(ConfigError, match="is no text in UTF-8"):
+        report(strange, output=tmp_path / "r.html", enabled=False)
+
+
 def test_nothing_is_measured_again_that_a_file_says(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,9 +500,10 @@ def test_failures_while_measuring_are_reasons_and_power_that_was_asked_for_an_er
     missing = {each.what: each.why for each in report(bundle).artefacts[0].missing}
     assert missing["latency"] == "The memory is full. Close other programs."
     assert missing["layers"] == "PyTorch is missing. Install it."
-    errors.append(PowerUnavailableError("Nothing tells the power."))
-    with pytest.raises(PowerUnavailableError):
+    errors.append(PowerUnavailableError("Nothing tells the power.", "Use --power=auto."))
+    with pytest.raises(PowerUnavailableError) as caught:
         report(bundle, power="on")
+    assert caught.value.cure == "Leave --power out."  # here it is a switch
 
 
 def test_an_interrupt_leaves_no_file(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,7 +531,10 @@ def test_places_are_checked_before_anything_is_done(
     with pytest.raises(OutputError, match="it is a directory"):
         report(bundle, output=tmp_path)
     with pytest.raises(OutputError, match="same file"):
-        report(bundle, output=tmp_path / "r", markdown=tmp_path / "r")
+        report(bundle, output=tmp_path / "r", markdown=bundle / ".." / "r")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="it is no file"):  # nor would a device be replaced
+        report(bundle, output=tmp_path / "pipe")
 
     def missing() -> str:
         raise MissingDependencyError("The HTML page needs plotly.", "pip install plotly")

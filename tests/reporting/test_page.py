@@ -251,3 +251,9 @@ def test_json_has_everything_but_single_latencies() -> None:
     assert "samples" not in result and result["latency"]["count"] == 40
     assert found["bundles"][0]["artefacts"][1]["layers"]["layers"][2]["max_abs"] is None
     assert data.runs[0].result.samples == reports.result("x", 30.0).samples  # still there
+
+
+def test_markdown_has_the_doubts_about_single_runs() -> None:
+    made = to_markdown(collected.full())
+    assert "- ours int8: latencies are unsteady" in made
+    assert "- ours fp32: did without something" in made

@@ -107,6 +107,16 @@ def test_speed_is_judged_by_its_interval(speed: Speed, kind: str) -> None:
     assert f"{speed.value:.2f} x" in found.text
 
 
+def test_pytorch_does_not_stand_for_the_speed_of_the_exported_model() -> None:
+    slow = Speed(than="x fp32", value=0.2, low=0.1, high=0.3)
+    runs = [run("x fp32", 15.0), run("x fp32 in PyTorch", 75.0, speed=slow)]
+    float32 = artefact("x fp32", runs=[runs[0], runs[1].model_copy(update={"usual": False})])
+    found = judge(data(bundle("x", float32)))[0].speed
+    assert (found.kind, found.text) == ("plain", f"{runs[0].result.latency.median:.1f} ms an image")
+    variant = judged(runs=[runs[0], runs[1].model_copy(update={"usual": False})]).speed
+    assert (variant.kind, variant.text) == (found.kind, found.text)
+
+
 @pytest.mark.parametrize(
     ("size", "kind", "text"),
     [
@@ -126,6 +136,18 @@ def test_what_is_not_known_is_said_to_be_so() -> None:
     assert [verdict.kind for verdict in found.all] == ["unknown"] * 4
 
 
+def test_a_damaged_file_has_neither_parity_nor_a_size_to_be_proud_of() -> None:
+    found = judged(bytes=1000, parity=[parity()], damage="model.int8.onnx has another SHA-256.")
+    assert found.parity.marked == "✗ damaged: model.int8.onnx has another SHA-256."
+    assert (found.size.kind, found.size.text) == ("plain", "0.00100 MB")
+    assert found.failed == ["damaged"]
+
+
+def test_a_reference_without_labels_has_no_score() -> None:
+    found = judged(accuracy=[score(metric="agreement", top1=None)]).accuracy
+    assert (found.kind, found.text) == ("plain", "the reference of the others")
+
+
 def test_the_summary_names_what_failed_and_why() -> None:
     found = summary(collected.full())
     assert found == (
@@ -137,7 +159,11 @@ def test_the_summary_names_what_failed_and_why() -> None:
     ("artefacts", "expected"),
     [
         ([artefact("x fp32")], "None was compared with PyTorch."),
-        ([artefact("x fp32", parity=[parity()])], "All agree with PyTorch within the limits"),
+        ([artefact("x fp32", parity=[parity()])], "It agrees with PyTorch within the limits"),
+        (
+            [artefact("x fp32", parity=[parity()]), artefact("y", parity=[parity()])],
+            "All agree with PyTorch within the limits",
+        ),
         ([artefact("x fp32", parity=[parity()]), artefact("y")], "1 of them agrees with PyTorch"),
     ],
 )

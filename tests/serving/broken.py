@@ -140,3 +140,30 @@ BREAKS = [
     Break("an ensemble without steps", edit(f"{NAME}_pipeline", r"(?s)ensemble_scheduling.*", ""),
           f"{NAME}_pipeline", "without steps"),
 ]  # fmt: skip
+
+
+def _without_configuration(package: Path) -> None:
+    """Then Triton takes batches of 4."""
+    _remove(f"{NAME}/config.pbtxt")(package)
+    edit(f"{NAME}_pipeline", "max_batch_size: 8", "max_batch_size: 4")(package)
+
+
+# What Triton adds by itself, unless it is told not to, and what else a user may write.
+LEFT_OUT: dict[str, Callable[[Path], object]] = {
+    "the name": edit(NAME, f'name: "{NAME}"\n', ""),
+    "the name of an ensemble": edit(f"{NAME}_pipeline", f'name: "{NAME}_pipeline"\n', ""),
+    "the number of instances": edit(NAME, r"\n  count: 1", ""),
+    "the platform": edit(NAME, r'platform: "onnxruntime_onnx"\n', ""),
+    "the back end": edit(NAME, r'backend: "onnxruntime"\n', ""),
+    "back end and file": edit(
+        NAME, r'(?s)platform.*?\n(max.*?)default_model_filename: "model.onnx"\n', r"\1"
+    ),
+    "inputs and outputs": edit(NAME, r'(?s)input \{.*?label_filename: "labels.txt"\n\}\n', ""),
+    "the configuration": _without_configuration,
+    "nothing, with a reshape": edit(
+        NAME, r"dims: \[3, 64, 64\]", "dims: [3, 64, 64]\n  reshape { shape: [3, 64, 64] }"
+    ),
+    "nothing, with an option": edit(
+        NAME, "max_batch_size", "optimization { graph { level: 1 } }\nmax_batch_size"
+    ),
+}

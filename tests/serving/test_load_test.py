@@ -92,7 +92,7 @@ def url(batched_bundle: Path) -> Iterator[str]:
     Handler.session = onnx_session(batched_bundle / "model.onnx", True, threads=1)
     Handler.served, Handler.offset = 0, 0.0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -112,7 +112,7 @@ def test_a_load_is_measured_beside_onnx_runtime(
 ) -> None:
     run(
         serving, monkeypatch, "tiny", "--url", url, "--bundle", batched_bundle, "--clients", "1,3",
-        "--seconds", 0.4, "--threads", 1, "--json", tmp_path / "a.json",
+        "--seconds", 0.1, "--threads", 1, "--json", tmp_path / "a.json",
         "--markdown", tmp_path / "a.md",
     )  # fmt: skip
     found = json.loads((tmp_path / "a.json").read_text())
@@ -141,7 +141,7 @@ def test_other_outputs_are_told(
     Handler.offset = 0.5
     run(
         serving, monkeypatch, "tiny", "--url", url, "--bundle", batched_bundle, "--clients", "1",
-        "--seconds", 0.2, "--threads", 1, "--json", tmp_path / "a.json",
+        "--seconds", 0.05, "--threads", 1, "--json", tmp_path / "a.json",
     )  # fmt: skip
     compared = json.loads((tmp_path / "a.json").read_text())["compared"]
     assert compared["max_abs_difference"] == pytest.approx(0.5, rel=1e-3)

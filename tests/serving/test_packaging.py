@@ -125,10 +125,19 @@ class TestOnnx:
             network_of(tiny_bundle, tmp_path / "serve", max_batch=4)
         with pytest.raises(PackageError, match="takes no batches"):
             network_of(tiny_bundle, tmp_path / "serve", queue_delay=100)
+        with pytest.raises(PackageError, match="takes no batches"):
+            network_of(tiny_bundle, tmp_path / "serve", max_queue_size=5)
         assert not (tmp_path / "serve").exists()
 
-    def test_dynamic_sizes_stay_open(self, dynamic_bundle: Path, tmp_path: Path) -> None:
-        report = package([dynamic_bundle], tmp_path / "serve", target=BODY)
+    def test_dynamic_sizes_stay_open(self, batched_bundle: Path, tmp_path: Path) -> None:
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(batched_bundle / "model.onnx")
+        for axis in (2, 3):  # as `export --dynamic size` leaves them
+            model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"size{axis}"
+        onnx.save(model, tmp_path / "open.onnx")
+        report = package(
+            [tmp_path / "open.onnx"], tmp_path / "serve", target=BODY, bundle=batched_bundle
+        )
         network, before = report.configs[:2]
         assert network.inputs[0].dims == (3, -1, -1)
         assert network.warm_up[0].inputs[0].dims == (3, 64, 64)  # the model's own size
@@ -156,6 +165,7 @@ class TestOnnx:
         [
             ({"preferred": (9,)}, "Batches of 9 are preferred"),
             ({"gpus": (0,)}, "GPUs 0 are named"),
+            ({"profile": 1}, "is an ONNX file, and --profile is about engines"),
         ],
     )
     def test_options_that_do_not_fit_are_refused(
@@ -169,6 +179,18 @@ class TestOnnx:
             TritonOptions(dynamic_batching=False, queue_delay=5)
         with pytest.raises(ConfigError, match="--gpus contradicts"):
             TritonOptions(kind="cpu", gpus=(1,))
+        with pytest.raises(ConfigError, match="There is no GPU -1"):
+            TritonOptions(kind="gpu", gpus=(0, -1))
+
+    @pytest.mark.parametrize(
+        "target",
+        [Target(tensorrt="10.3"), Target(capability="86"), Target(plugin_library=Path("x"))],
+    )
+    def test_what_is_about_engines_is_refused_without_one(
+        self, batched_bundle: Path, tmp_path: Path, target: Target
+    ) -> None:
+        with pytest.raises(ConfigError, match="is about engines, and ONNX files alone"):
+            package([batched_bundle], tmp_path / "serve", target=target)
 
     def test_weights_beside_the_file_come_along(self, batched_bundle: Path, tmp_path: Path) -> None:
         onnx = pytest.importorskip("onnx")
@@ -184,13 +206,13 @@ class TestOnnx:
         assert check_package(tmp_path / "serve").passed
 
     def test_a_file_without_a_body_needs_the_library(
-        self, tiny_config_file: Path, tmp_path: Path, native: Path
+        self, batched_bundle: Path, tmp_path: Path, native: Path
     ) -> None:
-        from dinat_deploy.pipeline.exporting import export
-        from dinat_deploy.pipeline.sources import ModelRequest
-
-        request = ModelRequest(config=tiny_config_file, depths=(1,), num_heads=(2,), dilations="4")
-        bare = export(request, tmp_path / "bare", body="none", verify=False).path
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(batched_bundle / "model.onnx")
+        del model.functions[:]  # as `export --body none` leaves it
+        bare = tmp_path / "tiny.onnx"
+        onnx.save(model, bare)
         with pytest.raises(PackageError, match="has no body for NeighborhoodAttention2D"):
             package([bare], tmp_path / "serve")
         library_in(native).rename(native / "libdinat_onnxruntime.so")
@@ -251,6 +273,21 @@ class TestEngines:
         package([engine.path], tmp_path / "serve", target=Target(plugin_library=kept))
         copied = tmp_path / "serve" / "lib" / "libdinat_tensorrt.so"  # as engine.json calls it
         assert copied.read_bytes() == kept.read_bytes()
+
+    @pytest.mark.parametrize("name", ["../../evil.so", "$(touch evil).so", 'a".so', "-x"])
+    @pytest.mark.parametrize("form", ["triton", "cpp"])
+    def test_a_plugin_whose_name_leaves_the_package_is_refused(
+        self, make_engine: Callable[..., Engine], native: Path, tmp_path: Path, name: str, form: Any
+    ) -> None:
+        library = library_in(native)
+        engine = make_engine(library)
+        manifest = engine.path / "engine.json"
+        data = json.loads(manifest.read_text())
+        data["plugin"]["library"] = name
+        manifest.write_text(json.dumps(data))
+        with pytest.raises(PackageError, match="no name that a package can hold"):
+            package([engine.path], tmp_path / "serve", package_format=form)
+        assert not (tmp_path / "serve").exists()
 
     @pytest.mark.parametrize(
         ("target", "said"),
@@ -366,6 +403,8 @@ def test_several_models_get_names_of_their_own(
         package([bundle, bundle], tmp_path / "more", target=BODY)
     with pytest.raises(ConfigError, match="no name for a directory"):
         package([bundle], tmp_path / "more", name="../up")
+    with pytest.raises(ConfigError, match="has 250 letters, and may have 200"):
+        package([bundle], tmp_path / "more", name="a" * 250)
 
 
 def test_an_older_package_is_replaced_and_nothing_else(

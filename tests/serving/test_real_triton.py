@@ -17,15 +17,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.broken import BREAKS, Break
+from tests.serving.broken import BREAKS, LEFT_OUT, Break
 
 _COMMAND = os.environ.get("DINAT_TRITON", "")
 _SECONDS = 60
 pytestmark = pytest.mark.skipif(not _COMMAND, reason="DINAT_TRITON names no tritonserver")
 
 
-def starts(package: Path) -> tuple[bool, str]:
-    """Start a server on a package and stop it: whether all models were loaded, and what it said."""
+def starts(package: Path, *, completing: bool = False) -> tuple[bool, str]:
+    """Start a server on a package and stop it: whether all models were loaded, and what it said.
+
+    Args:
+        completing: whether it may add to configurations.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,7 +40,7 @@ def starts(package: Path) -> tuple[bool, str]:
             [
                 *shlex.split(_COMMAND),
                 f"--model-repository={package / 'models'}",
-                "--disable-auto-complete-config",
+                *([] if completing else ["--disable-auto-complete-config"]),
                 "--http-address=127.0.0.1",
                 f"--http-port={port}",
                 "--allow-grpc=false",
@@ -73,3 +77,10 @@ def test_it_refuses_what_the_check_refuses(packaged: Path, broken: Break) -> Non
     broken.do(packaged)
     loaded, said = starts(packaged)
     assert not loaded, said
+
+
+@pytest.mark.parametrize("left_out", LEFT_OUT, ids=list(LEFT_OUT))
+def test_it_completes_what_the_check_completes(packaged: Path, left_out: str) -> None:
+    LEFT_OUT[left_out](packaged)
+    loaded, said = starts(packaged, completing=True)
+    assert loaded, said

@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found, unused-ignore]
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 LARGEST_PIXEL = 255
 
 
 def opened(encoded: bytes) -> Image.Image:
     """A JPEG, PNG or other picture, upright as its camera says."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise ValueError("it is none that Pillow can read") from None
     if not upright.mode.startswith("I"):
         return upright
     # 16-bit grey pictures would be clipped, not scaled, by a conversion to RGB.
