@@ -27,15 +27,22 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 
+def count(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=int, default=5000)
+    parser.add_argument("--cases", type=count, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--number", type=int, help="run this one case of the seed")
     parser.add_argument("--only", help="kinds of input, separated by commas")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) - 1))
+    parser.add_argument("--jobs", type=count, default=max(1, (os.cpu_count() or 1) - 1))
     parser.add_argument("--seconds", type=float, default=30.0, help="that one case may take")
     parser.add_argument("--output", type=Path, default=Path("out/fuzz"))
     parser.add_argument("--replay", type=Path, metavar="DIR", help="an input that was kept")
@@ -54,6 +61,9 @@ def main() -> int:
         print(f"There is no kind {', '.join(sorted(only - set(KINDS)))}, only {', '.join(KINDS)}.")
         return 2
     if options.replay is not None:
+        if not (options.replay / "case.json").is_file():
+            print(f"{options.replay} is no input that was kept: it has no case.json.")
+            return 2
         outcome = Campaign(Path(), options.output, seconds=options.seconds).replay(options.replay)
         print(f"{outcome.status}: {outcome.said}")
         return int(outcome.is_finding)
@@ -150,4 +160,8 @@ def show(summary: object, seed: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("Interrupted. What was found until then is kept.", file=sys.stderr)
+        sys.exit(130)  # 1 is for findings

@@ -4,14 +4,17 @@
 
 Runs on the device, with the Python that comes with JetPack and nothing else; dinat-deploy itself it
 installs, into an environment of its own. docs/jetson.md explains each step. What is there already
-is used, and the device's power mode and clocks are put back at the end, also after a failure or
-Ctrl-C. `--dry-run` says what would be done.
+is used, and the device's power mode and clocks are put back at the end, also after a failure,
+Ctrl-C or a lost connection. `--dry-run` says what would be done.
+
+It keeps to what Python 3.8 runs, so that it can tell JetPack 5 that it is too old.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import re
 import shlex
@@ -19,10 +22,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import TextIO
+
+    Run = Callable[[Sequence[str]], None]
 
 # L4T's major version: JetPack's, and the compute capabilities of its modules.
 # JetPack 6.0 (L4T 36.3) has TensorRT 8.6, which cannot load the plugin; 6.1 (36.4) has 10.3.
@@ -37,8 +45,11 @@ PLENTY_MB = 12_000
 # With less of it free than this there is a word of warning: builders are killed on such devices.
 SCARCE_MB = 3_000
 INSTALLED = "dinat-deploy[gpu]"
-
-Run = Callable[[Sequence[str]], None]
+PLUGIN = "libdinat_tensorrt.so"
+AARCH64 = 183  # ELF's e_machine
+# A child gets so many seconds to end before it is killed.
+PATIENCE = 10.0
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the connection to the device was lost
 
 
 class SetupError(Exception):
@@ -128,6 +139,13 @@ def text(file: Path) -> str:
         return ""
 
 
+def seconds(word: str) -> float:
+    number = float(word)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError
+    return number
+
+
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="exported on another machine")
@@ -149,7 +167,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--clocks", choices=["locked", "free"], default="locked", help="while measuring"
     )
-    parser.add_argument("--duration", type=float, default=10.0, help="seconds of measured runs")
+    parser.add_argument("--duration", type=seconds, default=10.0, help="seconds of measured runs")
     parser.add_argument("--output", type=Path, default=Path("out/jetson"), help="of the reports")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     return parser.parse_args(words)
@@ -190,6 +208,7 @@ def plan(options: argparse.Namespace, device: Device, has: Callable[[str], bool]
         has: whether the system's Python has a module, or the system a program.
     """
     place = options.environment.expanduser()
+    native = native_folder(options.native) if options.native else None
     cuda_major = "12" if device.jetpack == "JetPack 6" else "13"
     install: list[tuple[str, list[str]]] = []
     missing = [
@@ -197,14 +216,15 @@ def plan(options: argparse.Namespace, device: Device, has: Callable[[str], bool]
         for package, there in {
             "nvidia-jetpack": has("tensorrt"),
             "python3-venv": has("ensurepip"),
-            **({} if options.native else {"g++": has("g++")}),
+            **({} if native else {"g++": has("g++")}),
         }.items()
         if not there
     ]
     if missing:
         install.append(("Packages of the system", ["sudo", "apt-get", "update"]))
         install.append(("Packages of the system", ["sudo", "apt-get", "install", "-y", *missing]))
-    if not (place / "bin/python").exists():
+    # Where pip is missing, an earlier attempt ended early; venv completes it.
+    if not (place / "bin/pip").exists():
         # TensorRT's Python package is the system's.
         install.append(
             ("An environment", ["python3", "-m", "venv", "--system-site-packages", str(place)])
@@ -235,8 +255,8 @@ def plan(options: argparse.Namespace, device: Device, has: Callable[[str], bool]
         ),
     ]  # fmt: skip
     settings = {}
-    if options.native:
-        settings["DINAT_NATIVE_DIR"] = str(options.native.resolve())
+    if native:
+        settings["DINAT_NATIVE_DIR"] = str(native)
         settings["CMAKE_ARGS"] = "-DDINAT_CUDA=OFF"  # it is there
     elif device.compute_capability:
         settings["DINAT_CUDA_ARCHITECTURES"] = device.compute_capability
@@ -244,53 +264,130 @@ def plan(options: argparse.Namespace, device: Device, has: Callable[[str], bool]
 
 
 def source(package: str) -> str:
-    """What pip is to install: the given, else the sources around this script, else by name."""
+    """What pip is to install: the given, else the sources around this script, else by name.
+
+    Raises:
+        SetupError: nothing is at the given place.
+    """
     if package:
-        return f"{Path(package).resolve()}[gpu]"
+        given = Path(package).expanduser().resolve()
+        if not given.exists():
+            raise SetupError(
+                f"There is no {given} to install dinat-deploy from.",
+                "Name a wheel or a folder of sources with --package, or leave it out.",
+            )
+        return f"{given}[gpu]"
     here = Path(__file__).resolve().parents[1]
     return f"{here}[gpu]" if (here / "pyproject.toml").exists() else INSTALLED
+
+
+def native_folder(folder: Path) -> Path:
+    """The folder of cross-compiled libraries, whole.
+
+    Raises:
+        SetupError: the plugin is not there, or is for another processor.
+    """
+    folder = folder.expanduser().resolve()
+    try:
+        with (folder / PLUGIN).open("rb") as file:
+            header = file.read(20)
+    except OSError:
+        raise SetupError(
+            f"{folder} has no {PLUGIN} that can be read.",
+            "Copy the folder here that `dinat-deploy plugin build --cross aarch64` wrote, or leave "
+            "--native out to compile here.",
+        ) from None
+    if header[:4] != b"\x7fELF" or int.from_bytes(header[18:20], "little") != AARCH64:
+        raise SetupError(
+            f"{folder / PLUGIN} is no library for aarch64, which this device is.",
+            "Build it with `dinat-deploy plugin build --cross aarch64`, or leave --native out to "
+            "compile here.",
+        )
+    return folder
+
+
+def number_of(mode: str, root: Path) -> int:
+    """The number of a power mode on this device.
+
+    Raises:
+        SetupError: it has no such mode.
+    """
+    known = modes(root)
+    if mode not in known:
+        raise SetupError(
+            f"This device has no power mode {mode}, only {', '.join(known) or 'none at all'}.",
+            "Name one of these with --mode.",
+        )
+    return known[mode]
 
 
 @contextlib.contextmanager
 def mode_and_clocks(
     mode: str | None, lock: bool, root: Path, run: Run, store: Path
 ) -> Iterator[None]:
-    """The device in a power mode and with locked clocks; afterwards as it was."""
-    before, known = current_mode(root), modes(root)
-    changed = False
-    if mode is not None:
-        if mode not in known:
-            raise SetupError(
-                f"This device has no power mode {mode}, only {', '.join(known) or 'none at all'}.",
-                "Name one of these with --mode.",
-            )
-        if known[mode] != before:
-            run(["sudo", "nvpmodel", "-m", str(known[mode])])
-            if current_mode(root) != known[mode]:
+    """The device in a power mode and with locked clocks; afterwards as it was.
+
+    Args:
+        store: where the clocks are kept meanwhile. If it is there already, an earlier run could not
+            put them back: then it has what they were before that one.
+    """
+    before = current_mode(root)
+    number = before if mode is None else number_of(mode, root)
+    try:
+        if number != before:
+            run(["sudo", "nvpmodel", "-m", str(number)])
+            if current_mode(root) != number:
                 raise SetupError(
                     f"The device did not change to power mode {mode}: it must start anew for that.",
-                    f"Run `sudo nvpmodel -m {known[mode]}`, say yes, and then this script again.",
+                    f"Run `sudo nvpmodel -m {number}`, say yes, and then this script again.",
                 )
-            changed = before is not None
-    try:
         if lock:
-            run(["sudo", "jetson_clocks", "--store", str(store)])
+            if not store.exists():
+                run(["sudo", "jetson_clocks", "--store", str(store)])
             run(["sudo", "jetson_clocks"])
         yield
     finally:
-        # One that fails must not keep the other from being put back.
-        with contextlib.ExitStack() as stack:
-            if changed:
-                stack.callback(run, ["sudo", "nvpmodel", "-m", str(before)])
-            if lock and store.exists():
-                stack.callback(run, ["sudo", "jetson_clocks", "--restore", str(store)])
+        put_back(before, lock, root, run, store)
+
+
+def put_back(before: int | None, lock: bool, root: Path, run: Run, store: Path) -> None:
+    """Restore clocks, then the mode that they belong to; one that fails does not keep the other.
+
+    What could not be done is printed as a command, and the failure before it stays the reason of
+    the end.
+    """
+    commands = []
+    if lock and store.exists():
+        commands.append(["sudo", "jetson_clocks", "--restore", str(store)])
+    if before is not None and current_mode(root) != before:
+        commands.append(["sudo", "nvpmodel", "-m", str(before)])
+    # A second Ctrl-C must not end this; the commands take seconds.
+    kept = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *ENDING)}
+    try:
+        for command in commands:
+            try:
+                run(command)
+                if "--restore" in command:
+                    with contextlib.suppress(OSError):
+                        store.unlink()
+            except SetupError as trouble:
+                say(f"Error: {trouble}\nStill to be put back: {shlex.join(command)}", sys.stderr)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def say(words: str, file: TextIO | None = None) -> None:
+    """Print, or go on without: the terminal may be gone."""
+    with contextlib.suppress(OSError):
+        print(words, file=file or sys.stdout, flush=True)
 
 
 def show(todo: Plan, options: argparse.Namespace, root: Path) -> None:
     """Print what would be done."""
     for name, value in todo.environment.items():
         print(f"export {name}={shlex.quote(value)}")
-    number = modes(root).get(options.mode) if options.mode else None
+    number = number_of(options.mode, root) if options.mode else None
     device = [
         *([] if number is None else [["sudo", "nvpmodel", "-m", str(number)]]),
         *([["sudo", "jetson_clocks"]] if options.clocks == "locked" else []),
@@ -302,23 +399,45 @@ def show(todo: Plan, options: argparse.Namespace, root: Path) -> None:
 
 def runner(settings: dict[str, str]) -> Run:
     def run(command: Sequence[str]) -> None:
-        print(f"+ {shlex.join(command)}", flush=True)
-        # nvpmodel asks whether to start anew: not while this runs.
-        done = subprocess.run(
-            command, env=os.environ | settings, input="no\n", text=True, check=False
-        )
-        if done.returncode == -signal.SIGKILL:
+        say(f"+ {shlex.join(command)}")
+        status = finished(command, {**os.environ, **settings})
+        if status == -signal.SIGKILL:
             raise SetupError(
                 f"{shlex.join(command)} was killed, as happens when memory is short.",
                 "Stop the desktop (sudo systemctl isolate multi-user.target) and try again.",
             )
-        if done.returncode:
+        if status:
             raise SetupError(
-                f"{shlex.join(command)} failed with status {done.returncode}.",
-                "What it said is above; this script goes on where it stopped.",
+                f"{shlex.join(command)} failed with status {status}.",
+                "What it said is above. Run again when it is mended: what is there is used.",
             )
 
     return run
+
+
+def finished(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run a command to its end, also where that is asked for early; its exit status."""
+    try:
+        child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, text=True)
+    except OSError as error:
+        raise SetupError(
+            f"{command[0]} cannot be started: {error.strerror}.",
+            "Is it installed, and on the PATH? Run again when it is.",
+        ) from None
+    try:
+        # nvpmodel asks whether to start anew: not while this runs.
+        child.communicate("no\n")
+    except BaseException as reason:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            if not isinstance(reason, KeyboardInterrupt):  # which reached the child, too
+                child.terminate()
+            try:
+                child.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait(PATIENCE)
+        raise
+    return child.returncode
 
 
 def probe(thing: str) -> bool:
@@ -329,44 +448,61 @@ def probe(thing: str) -> bool:
     return subprocess.run(["python3", "-c", code], check=False).returncode == 0
 
 
+def ended(number: int, _: object) -> None:
+    """A signal that asks for the end, as an exception: what was changed is put back."""
+    sys.exit(128 + number)
+
+
 def main(words: Sequence[str] | None = None, root: Path = Path("/")) -> int:
     options = arguments(words)
     try:
         device = Device.read(root)
-        print(
+        say(
             f"{device.module}: {device.jetpack} (L4T {device.l4t}), "
             f"{device.free_mb} MB of {device.memory_mb} MB of memory free"
         )
+        if options.mode:
+            number_of(options.mode, root)  # before anything is installed
         todo = plan(options, device, probe)
         if options.dry_run:
             show(todo, options, root)
             return 0
         if device.free_mb < SCARCE_MB:
-            print(
+            say(
                 "Warning: that is little for a builder. If it is killed, stop the desktop first: "
                 "sudo systemctl isolate multi-user.target"
             )
-        options.output.mkdir(parents=True, exist_ok=True)
-        run = runner(todo.environment)
-        for title, command in todo.install:
-            print(f"== {title}")
-            run(command)
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            mode_and_clocks(
-                options.mode, options.clocks == "locked", root, run, Path(folder) / "clocks"
-            ),
-        ):
-            for title, command in todo.work:
-                print(f"== {title}")
-                run(command)
+        kept = {number: signal.signal(number, ended) for number in ENDING}
+        try:
+            carry_out(todo, options, root)
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
     except SetupError as trouble:
-        print(f"Error: {trouble}", file=sys.stderr)
+        say(f"Error: {trouble}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    print(f"== Done: the engine and bench.md are in {options.output}")
+    say(f"== Done: the engine and bench.md are in {options.output}")
     return 0
+
+
+def carry_out(todo: Plan, options: argparse.Namespace, root: Path) -> None:
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"{options.output} cannot be made: {error.strerror}.", "Choose another --output."
+        ) from None
+    run = runner(todo.environment)
+    for title, command in todo.install:
+        say(f"== {title}")
+        run(command)
+    lock = options.clocks == "locked"
+    with mode_and_clocks(options.mode, lock, root, run, options.output / "clocks_before"):
+        for title, command in todo.work:
+            say(f"== {title}")
+            run(command)
 
 
 if __name__ == "__main__":

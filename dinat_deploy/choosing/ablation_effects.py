@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dinat_deploy.choosing.ablation_records import Training
+from dinat_deploy.choosing.ablation_task import ORDERS
 
 # Student's t, 97.5 %, for 1, 2, ... degrees of freedom.
 _T = (
@@ -116,7 +117,8 @@ def cells(trainings: Sequence[Training], judged: int) -> list[Cell]:
 
 
 def effects(trainings: Sequence[Training], judged: int) -> list[Effect]:
-    """Each order against NA-NA and each kernel size against 7, or against what is nearest to that.
+    """Each order against NA-NA and each kernel size against 7, or against what is nearest to that:
+    the order with the fewest dilated layers, the largest kernel.
 
     Args:
         trainings: the same seeds of every model.
@@ -125,12 +127,19 @@ def effects(trainings: Sequence[Training], judged: int) -> list[Effect]:
     found: list[Effect] = []
     for factor, of in _OF.items():
         values = list(dict.fromkeys(map(of, trainings)))
-        base = _BASES[factor] if _BASES[factor] in values else values[-1]
+        base = _base(factor, values)
         right = {value: _right(trainings, judged, factor, value) for value in values}
         for value in values:
             if value != base:
                 found.append(_effect(factor, value, base, right[value] - right[base]))
     return found
+
+
+def _base(factor: Factor, values: Sequence[str]) -> str:
+    """What others are compared with, in whatever order they were asked for."""
+    if _BASES[factor] in values:
+        return _BASES[factor]
+    return max(values, key=int) if factor == "kernel size" else min(values, key=list(ORDERS).index)
 
 
 def _right(

@@ -92,7 +92,8 @@ def read_ablation(path: Path, recipe: Recipe) -> AblationFile | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read: {error}.", "Choose another --output.") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise OutputError(f"{path} cannot be read: {why}.", "Choose another --output.") from None
     try:
         found = AblationFile.model_validate(json.loads(text))
     except (ValueError, RecursionError) as error:

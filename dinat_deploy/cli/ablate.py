@@ -37,14 +37,14 @@ _ORDERS = ("NA-NA", "NA-DiNA", "DiNA-NA", "DiNA-DiNA")
 )
 @click.option(
     "--seeds",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 20),
     default=3,
     show_default=True,
     help="Trainings of each model.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
 @click.option(
-    "--limit", type=click.IntRange(1), help="Scans to learn from, and to judge on, at most."
+    "--limit", type=click.IntRange(64), help="Scans to learn from, and to judge on, at most."
 )
 @click.option(
     "--output",

@@ -29,7 +29,10 @@ _STAGES = 2
 
 
 def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]:
-    return [name.strip() for name in (value or "").split(",") if name.strip()]
+    names = [name.strip() for name in (value or "").split(",") if name.strip()]
+    if value is not None and not names:  # an empty variable of a script, not a wish for all
+        raise click.BadParameter("no model is named; write dinat_tiny,swin_tiny")
+    return names
 
 
 @click.command(short_help="DiNAT, NAT, Swin and ConvNeXt side by side.")

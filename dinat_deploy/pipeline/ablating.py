@@ -79,8 +79,9 @@ class AblationReport:
         recipe = self.recipe
         found = [
             f"A toy: scans of 8x8 pixels resized to {SIDE}x{SIDE}, {recipe.learned} to learn from, "
-            f"{recipe.judged} to judge on, {recipe.epochs} epochs. It shows how such a question is "
-            "asked; what it answers for photographs, only photographs tell."
+            f"{recipe.judged} to judge on, {recipe.epochs} epoch{'s' * (recipe.epochs != 1)}. It "
+            "shows how such a question is asked; what it answers for photographs, only photographs "
+            "tell."
         ]
         if self.seeds == 1:
             found.append(
@@ -198,8 +199,8 @@ def _check(
     for kernel in kernel_sizes:
         if not is_possible(kernel):
             raise ConfigError(
-                f"Kernel size {kernel} is not possible here: the first map has "
-                f"{SIDE // 4}x{SIDE // 4} tokens, and is to be twice the kernel at least.",
+                f"Kernel size {kernel} is not possible here: it has to be odd and at least 3, and "
+                f"the first map, of {SIDE // 4}x{SIDE // 4} tokens, at least twice as long.",
                 "Choose from 3, 5 and 7.",
             )
     if not orders or not kernel_sizes:

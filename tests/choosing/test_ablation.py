@@ -143,6 +143,21 @@ def test_what_is_not_asked_about_is_averaged_over() -> None:
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_base_does_not_depend_on_the_order_in_which_models_are_named(turn: int) -> None:
+    orders = ["NA-DiNA", "DiNA-DiNA"][::turn]
+    trainings = [
+        training(order, kernel, seed, [0])
+        for seed in range(2)
+        for order in orders
+        for kernel in (3, 5)[::turn]
+    ]
+    assert {(e.value, e.base) for e in effects(trainings, SCANS)} == {
+        ("DiNA-DiNA", "NA-DiNA"),
+        ("3", "5"),
+    }
+
+
 def test_only_differences_beyond_the_noise_have_a_sign() -> None:
     def verdict(counts: list[int], seeds: int = 3) -> str:
         trainings = [training("NA-NA", 3, s, list(range(50))) for s in range(seeds)]

@@ -47,6 +47,10 @@ def test_compare_without_transformers_names_the_package(
     ("arguments", "message"),
     [
         (["compare", "--models", "resnet50"], "'resnet50' is not among the models"),
+        (["compare", "--models", ""], "no model is named"),
+        (["compare", "--models", " , "], "no model is named"),
+        (["ablate", "--limit", "10"], "10 is not in the range x>=64"),
+        (["ablate", "--seeds", "21"], "21 is not in the range 1<=x<=20"),
         (["compare", "--size", "huge"], "'huge' is none of mini, tiny, small"),
         (
             ["compare", "--models", "dinat_tiny", "--base", "swin_tiny"],

@@ -175,3 +175,16 @@ def test_the_python_page_has_every_public_name() -> None:
     page = (FOLDER / "api.md").read_text()
     missing = [name for name in dinat_deploy.__all__ if f"dinat_deploy.{name}\n" not in page]
     assert [name for name in missing if f"`{name}`" not in page] == []
+
+
+def test_the_page_on_architecture_has_the_layers_that_are_checked() -> None:
+    contract = (ROOT / "pyproject.toml").read_text().partition("\nlayers = [\n")[2]
+    checked = [set(re.findall(r"\w+", line)) for line in contract.partition("\n]")[0].splitlines()]
+    page = (FOLDER / "architecture.md").read_text().partition("## Layers")[2]
+    table = page.partition("| layer |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table] == checked
+    package = Path(dinat_deploy.__file__).parent
+    modules = {path.stem for path in package.glob("*.py")} | {
+        path.parent.name for path in package.glob("*/__init__.py")
+    }
+    assert set.union(*checked) == modules - {"__init__", "__main__"}

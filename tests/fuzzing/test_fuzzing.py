@@ -14,6 +14,7 @@ import pytest
 from tests.fuzzing import cases, readers
 from tests.fuzzing.campaign import ROOT, Campaign, Worker
 from tests.fuzzing.cases import Case, digest, make_case, numbers
+from tools import fuzz
 
 CASES = 200
 
@@ -82,6 +83,17 @@ def test_the_script_says_what_kinds_there_are() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "nothing" in done.stdout and "picture" in done.stdout
+
+
+def test_the_script_refuses_what_it_cannot_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", "--replay", str(tmp_path)])
+    assert fuzz.main() == 2
+    assert "no input that was kept" in capsys.readouterr().out
+    for option in ("--jobs", "--cases"):
+        with pytest.raises(SystemExit):
+            fuzz.arguments([option, "0"])
 
 
 def test_a_finding_is_kept_with_the_command_that_repeats_it(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -19,16 +21,27 @@ ORIN_NANO = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
 
 # Every program writes down how it was called.
 PROGRAM = """#!/bin/sh
-echo "$(basename "$0") $*" >> "$JETSON_LOG"
+echo "${{0##*/}} $*" >> "$JETSON_LOG"
 {body}
 """
-# An environment with a dinat-deploy that writes its call down, too.
+# No module is there. An environment has a dinat-deploy that writes its call down, too; one that
+# ends early has no pip.
 PYTHON = """
-[ "$1 $2" = "-m venv" ] || exec {python} "$@"
+[ "$1" != -c ] || exit 1
 for place in "$@"; do :; done
 mkdir -p "$place/bin"
 cp "$JETSON_BIN/pip-python" "$place/bin/python"
+[ "$JETSON_FAILS" != venv ] || exit 1
 cp "$JETSON_BIN/fake-deploy" "$place/bin/dinat-deploy"
+: > "$place/bin/pip"
+"""
+# A step can fail, be killed, or have the script told to end while it runs.
+DEPLOY = """
+[ "$1" != "$JETSON_FAILS" ] || case "$JETSON_HOW" in
+    kill) kill -9 $$;;
+    ?*) kill "-$JETSON_HOW" "$PPID"; sleep 5;;
+    *) exit 1;;
+esac
 """
 
 
@@ -43,7 +56,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return tree(tmp_path / "root")
+    return tree(tmp_path / "the root")
 
 
 def tree(root: Path, release: str = "36", revision: str = "4.3", module: str = ORIN_NANO) -> Path:
@@ -73,11 +86,16 @@ def log(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "sudo": 'exec "$@"',
         "apt-get": "",
         "g++": "",
-        "nvpmodel": f'[ -e "$JETSON_LOG.stuck" ] || printf "pmode:%04d" "$2" > {status}',
-        "jetson_clocks": '[ "$1" != --store ] || touch "$2"',
-        "python3": PYTHON.format(python=sys.executable),
+        "nvpmodel": (
+            f'[ -e "$JETSON_LOG.stuck" ] || printf "pmode:%04d" "$2" > {shlex.quote(str(status))}\n'
+            '[ "$JETSON_FAILS" != "nvpmodel $2" ]'
+        ),
+        "jetson_clocks": (
+            '[ "$JETSON_FAILS" != "clocks $1" ] || exit 1\n[ "$1" != --store ] || : > "$2"'
+        ),
+        "python3": PYTHON,
         "pip-python": "",
-        "fake-deploy": '[ "$1" != "$JETSON_FAILS" ] || { [ "$JETSON_HOW" = kill ] && kill -9 $$; exit 1; }',
+        "fake-deploy": DEPLOY,
     }
     for name, body in bodies.items():
         file = programs / name
@@ -153,6 +171,85 @@ def test_mode_and_clocks_are_put_back_after_a_failure(
     assert "failed with status 1" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "status"), [("INT", 130), ("TERM", 128 + 15), ("HUP", 128 + 1)])
+def test_mode_and_clocks_are_put_back_when_the_script_is_to_end(
+    name: str,
+    status: int,
+    bundle: Path,
+    root: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C, kill, a lost connection; the step that runs is ended as well."""
+    monkeypatch.setattr(jetson, "PATIENCE", 0.05)
+    monkeypatch.setenv("JETSON_FAILS", "build")
+    monkeypatch.setenv("JETSON_HOW", name)
+    number = signal.Signals[f"SIG{name}"]
+    # Should the script leave the signal alone, the tests are not what ends.
+    handler = signal.default_int_handler if name == "INT" else lambda *_: None
+    kept = signal.signal(number, handler)
+    try:
+        try:
+            ended = start(bundle, root, "--mode", "MAXN_SUPER")
+        except SystemExit as stopped:
+            ended = int(stopped.code or 0)
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, kept)
+    assert ended == status
+    assert calls(log, "dinat-deploy")[-1].split()[1] == "build"
+    assert jetson.current_mode(root) == 1
+    assert "--restore" in calls(log, "jetson_clocks")[-1]
+
+
+@pytest.mark.parametrize("fails", ["nvpmodel 2", "clocks --store", "clocks "])
+def test_what_was_changed_is_put_back_if_the_rest_cannot_be(
+    fails: str, bundle: Path, root: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JETSON_FAILS", fails)
+    assert start(bundle, root, "--mode", "MAXN_SUPER") == 2
+    assert jetson.current_mode(root) == 1
+    assert not calls(log, "dinat-deploy")[1:]
+    assert ("--restore" in log.read_text()) == (fails == "clocks ")
+
+
+def test_what_cannot_be_put_back_is_said_and_done_by_the_next_run(
+    bundle: Path,
+    root: Path,
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("JETSON_FAILS", "clocks --restore")
+    assert start(bundle, root, "--mode", "MAXN_SUPER") == 0
+    store = root.parent / "out" / "clocks_before"
+    command = f"sudo jetson_clocks --restore {shlex.quote(str(store))}"
+    assert f"Still to be put back: {command}" in capfd.readouterr().err
+    assert jetson.current_mode(root) == 1
+    assert store.exists()
+    # Clocks that are still locked are not what was before.
+    log.write_text("")
+    monkeypatch.setenv("JETSON_FAILS", "")
+    assert start(bundle, root) == 0
+    assert "--store" not in log.read_text()
+    assert not store.exists()
+
+
+def test_an_environment_that_was_left_half_done_is_completed(
+    bundle: Path, root: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JETSON_FAILS", "venv")
+    assert start(bundle, root) == 2
+    assert (root.parent / "dinat/bin/python").exists()
+    monkeypatch.setenv("JETSON_FAILS", "")
+    log.write_text("")
+    assert start(bundle, root) == 0
+    assert any(" -m venv " in line for line in calls(log, "python3"))
+    log.write_text("")
+    assert start(bundle, root) == 0
+    assert not any(" -m venv " in line for line in calls(log, "python3"))
+
+
 def test_a_builder_that_is_killed_is_said_to_lack_memory(
     bundle: Path,
     root: Path,
@@ -180,16 +277,58 @@ def test_an_unknown_mode_is_named_with_those_there_are(
 ) -> None:
     assert start(bundle, root, "--mode", "MAXN") == 2
     assert "no power mode MAXN, only 15W, 25W, MAXN_SUPER" in capfd.readouterr().err
+    assert start(bundle, root, "--mode", "MAXN", "--dry-run") == 2
+    assert not log.read_text()  # nothing was installed for it
+
+
+def library(folder: Path, machine: int = jetson.AARCH64) -> Path:
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00" + machine.to_bytes(2, "little")
+    folder.mkdir(parents=True)
+    (folder / jetson.PLUGIN).write_bytes(header)
+    return folder
 
 
 def test_native_libraries_from_elsewhere_are_not_compiled_again(
     bundle: Path, root: Path, tmp_path: Path
 ) -> None:
-    options = jetson.arguments([str(bundle), "--native", str(tmp_path)])
+    folder = library(tmp_path / "from elsewhere")
+    options = jetson.arguments([str(bundle), "--native", str(folder)])
     todo = jetson.plan(options, jetson.Device.read(root), lambda _: False)
-    assert todo.environment["DINAT_NATIVE_DIR"] == str(tmp_path)
+    assert todo.environment["DINAT_NATIVE_DIR"] == str(folder)
     assert "OFF" in todo.environment["CMAKE_ARGS"]
     assert not any("g++" in command for _, command in todo.install)
+
+
+def test_mistakes_are_found_before_anything_is_installed(
+    bundle: Path, root: Path, log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    desktop = library(tmp_path / "x86", machine=62)
+    (tmp_path / "file").touch()
+    for option, value, message in [
+        ("--native", str(desktop), "is no library for aarch64"),
+        ("--native", str(tmp_path / "none"), f"has no {jetson.PLUGIN}"),
+        ("--package", str(tmp_path / "none.whl"), "There is no"),
+        ("--output", str(tmp_path / "file"), "cannot be made"),
+    ]:
+        assert start(bundle, root, option, value) == 2
+        assert message in capfd.readouterr().err
+    for value in ("-1", "nan", "inf", "long"):
+        with pytest.raises(SystemExit):
+            start(bundle, root, "--duration", value)
+    assert not [line for line in log.read_text().splitlines() if not line.startswith("python3 -c")]
+
+
+def test_a_program_that_is_missing_is_named(
+    bundle: Path, root: Path, log: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = jetson.runner({})
+    with pytest.raises(jetson.SetupError, match=r"no-such-program cannot be started: No such file"):
+        run(["no-such-program"])
+
+
+def test_what_the_systems_python_has_is_asked_of_it() -> None:
+    assert jetson.probe("json")
+    assert not jetson.probe("no_such_module")
 
 
 @pytest.mark.parametrize(
@@ -263,6 +402,7 @@ def test_the_page_shows_what_a_dry_run_prints(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/user")
     monkeypatch.setattr(jetson, "probe", lambda _: False)
+    monkeypatch.setattr(jetson, "native_folder", lambda folder: folder)
     folder = tmp_path / "out/for_the_jetson"
     folder.mkdir(parents=True)
     for name in ("model.onnx", "model.fp16.onnx", "model.json"):
@@ -271,6 +411,23 @@ def test_the_page_shows_what_a_dry_run_prints(
     assert jetson.main([*words, "--dry-run"], root) == 0
     printed = capfd.readouterr().out.replace(str(sources), "/home/user/dinat-deploy")
     assert printed == shown
+
+
+def test_older_pythons_get_to_the_message_that_they_are_too_old() -> None:
+    """JetPack 5 has Python 3.8, which knows no parentheses around several managers."""
+    source = Path(jetson.__file__).read_text()
+    ast.parse(source, feature_version=(3, 8))
+    assert "with (\n" not in source
+    body = ast.parse(source).body
+    # Aliases are evaluated when the module is imported; annotations are not.
+    evaluated = [node for node in body if isinstance(node, (ast.Assign, ast.ImportFrom))]
+    assert "collections.abc" not in {getattr(node, "module", None) for node in evaluated}
+    assert not [
+        node
+        for statement in evaluated
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Subscript)
+    ]
 
 
 def test_the_script_needs_nothing_but_python() -> None:
