@@ -395,6 +395,8 @@ def test_an_interrupt_ends_all_processes(place: Path, tiny_bundle: Path) -> None
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Shells let what they start in the background ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(started := children.read_text().split()) < 3:  # multiprocessing's own is the third

@@ -259,6 +259,10 @@ def headed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+# Names of NumPy's types in manifests.
+TYPES = {"float32": "float", "int64": "int64"}
+
+
 def saying(place: Path, decoder: Decoder, answers: dict[str, np.ndarray]) -> Path:
     """A bundle whose ONNX file gives the same for every picture."""
     place.mkdir()
@@ -278,7 +282,7 @@ def saying(place: Path, decoder: Decoder, answers: dict[str, np.ndarray]) -> Pat
         sha256=sha256(place / MODEL), opset=20, ir_version=10, body=True, op_nodes=0,
         inputs=[TensorSpec(name="image", dtype="float", shape=[1, 3, 64, 64])],
         outputs=[
-            TensorSpec(name=name, dtype="float", shape=list(values.shape))
+            TensorSpec(name=name, dtype=TYPES[values.dtype.name], shape=list(values.shape))
             for name, values in answers.items()
         ],
     )  # fmt: skip
