@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,7 +43,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
     with archive.open(info) as stream:
         shape, _, dtype = read_header(stream)
         # What is said must be there: memory for it is taken before it is read.
-        if dtype.itemsize * _count(shape) != info.file_size - stream.tell():
+        if dtype.itemsize * math.prod(shape) != info.file_size - stream.tell():
             raise ValueError(f"{info.filename} has not the size that it says")
         stream.seek(0)
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
@@ -66,10 +67,3 @@ def read_header(stream: BinaryIO | Any) -> tuple[tuple[int, ...], bool, np.dtype
     if any(size < 0 for size in shape):
         raise ValueError(f"the shape {shape} is none")
     return shape, fortran, dtype
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

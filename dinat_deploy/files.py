@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from dinat_deploy.errors import OutputError
 
@@ -50,14 +50,13 @@ def whole_directory(target: Path, replaceable: Callable[[Path], bool]) -> Iterat
         target.parent.mkdir(parents=True, exist_ok=True)
         with _turn(target.parent):
             _clean(target)
-            partial, lock = _make_locked(target.parent, f".{target.name}.", ".partial")
+            held = _make_locked(target.parent, f".{target.name}.", ".partial")
     except OSError as error:
         raise OutputError(
             f"{target} cannot be written: {_reason(error)}.",
             "Choose another --output, or mend the permissions.",
         ) from None
-    identity = _identity(partial)
-    _own.add(identity)
+    partial = held.path
     try:
         partial.chmod(0o777 & ~_umask())
         yield partial
@@ -72,8 +71,7 @@ def whole_directory(target: Path, replaceable: Callable[[Path], bool]) -> Iterat
         if partial.is_symlink():  # which stood at the target, and rmtree leaves alone
             partial.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        _own.discard(identity)
-        _unlock(lock)
+        held.release()
 
 
 def refuse_to_replace(target: Path, replaceable: Callable[[Path], bool]) -> None:
@@ -127,20 +125,20 @@ def hidden_directory(target: Path) -> Iterator[Path]:
     try:
         with _turn(target.parent):
             _clean(target)
-            partial, lock = _make_locked(target.parent, f".{target.name}.", ".partial")
+            held = _make_locked(target.parent, f".{target.name}.", ".partial")
     except OSError as error:
         raise OutputError(
             f"{target} cannot be written: {_reason(error)}.", "Mend the permissions."
         ) from None
     try:
-        yield partial
+        yield held.path
     except OSError as error:
         raise OutputError(
             f"Writing {target} failed: {_reason(error)}.", "Free disk space."
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        _unlock(lock)
+        shutil.rmtree(held.path, ignore_errors=True)
+        held.release()
 
 
 @contextmanager
@@ -155,27 +153,41 @@ def scratch_directory() -> Iterator[Path]:
         for entry, lock in _abandoned(place, _SCRATCH, (".scratch",)):
             shutil.rmtree(entry, ignore_errors=True)
             _unlock(lock)
-        scratch, own = _make_locked(place, _SCRATCH, ".scratch")
+        held = _make_locked(place, _SCRATCH, ".scratch")
     except OSError as error:
         raise OutputError(
             f"No temporary directory can be made: {error.filename or ''} {_reason(error)}.",
             "Free disk space, or set TMPDIR to a folder that can be written.",
         ) from None
     try:
-        yield scratch
+        yield held.path
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        _unlock(own)
+        shutil.rmtree(held.path, ignore_errors=True)
+        held.release()
 
 
-def _make_locked(parent: Path, prefix: str, suffix: str) -> tuple[Path, int | None]:
-    """A new temporary directory, and the lock on it."""
+class _Held(NamedTuple):
+    """A directory that this process made and has locked."""
+
+    path: Path
+    identity: tuple[int, int]
+    lock: int | None
+
+    def release(self) -> None:
+        _own.discard(self.identity)
+        _unlock(self.lock)
+
+
+def _make_locked(parent: Path, prefix: str, suffix: str) -> _Held:
+    """A new temporary directory, locked."""
     while True:
         made = Path(tempfile.mkdtemp(prefix=prefix, suffix=suffix, dir=parent))
         with suppress(BlockingIOError):
             lock = _lock(made)
             if made.exists():
-                return made, lock
+                held = _Held(made, _identity(made), lock)
+                _own.add(held.identity)
+                return held
             _unlock(lock)
         # Another process took it for abandoned before it was locked.
 
@@ -249,7 +261,8 @@ def _give_back_foreign(partial: Path, target: Path, replaceable: Callable[[Path]
 
 def _replace_in_two_steps(partial: Path, target: Path) -> None:
     """Where directories cannot be exchanged: for a moment there is none at the target."""
-    old, lock = _make_locked(target.parent, f".{target.name}.", ".old")
+    held = _make_locked(target.parent, f".{target.name}.", ".old")
+    old = held.path
     try:
         target.rename(old / target.name)
         try:
@@ -259,7 +272,7 @@ def _replace_in_two_steps(partial: Path, target: Path) -> None:
             raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
-        _unlock(lock)
+        held.release()
 
 
 def exchange(first: Path, second: Path) -> bool:

@@ -292,3 +292,14 @@ def test_names_that_the_system_refuses_are_errors_with_a_cure(tmp_path: Path) ->
         ):
             pass
         assert "Choose another --output" in caught.value.cure
+
+
+def test_a_directory_in_a_scratch_directory_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The scratch directory is locked by this very process, which alone writes there."""
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited for itself"))
+    with files.scratch_directory() as scratch:
+        with files.whole_directory(scratch / "made", lambda _: False) as partial:
+            (partial / "file").touch()
+        assert (scratch / "made/file").exists()

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dinat_deploy.cli.console import json_option, on_interrupt, print_json, print_table, progress
+from dinat_deploy.cli.console import json_option, on_interrupt, print_json, print_records, progress
 from dinat_deploy.cli.types import Choices, IntList
 
 if TYPE_CHECKING:
     from dinat_deploy.choosing.ablation_effects import Cell, Effect
-    from dinat_deploy.measurement.tables import Table
 
 # Reading the digits, training.
 _STAGES = 2
@@ -93,16 +92,8 @@ def _show(cells: Sequence[Cell], effects: Sequence[Effect]) -> None:
         published_table,
     )
 
-    _print("Measured on digits: accuracy in %, mean over the seeds", accuracy_table(cells))
+    print_records("Measured on digits: accuracy in %, mean over the seeds", accuracy_table(cells))
     if effects:
-        _print("Measured on digits: differences, with 95 % intervals", effect_table(effects))
-    _print("Published, not measured here", published_table())
+        print_records("Measured on digits: differences, with 95 % intervals", effect_table(effects))
+    print_records("Published, not measured here", published_table())
     click.echo(f"{SOURCE}: top-1 on ImageNet-1k, AP on COCO, mean IoU on ADE20K.")
-
-
-def _print(title: str, table: Table) -> None:
-    heads = [
-        f"{head} >" if numeric else head
-        for head, numeric in zip(table.heads, table.numeric, strict=True)
-    ]
-    print_table(title, heads, table.rows)

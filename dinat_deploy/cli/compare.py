@@ -11,7 +11,7 @@ from dinat_deploy.cli.console import (
     EXIT_INTERRUPTED,
     json_option,
     print_json,
-    print_table,
+    print_records,
     progress,
 )
 from dinat_deploy.cli.types import Choices, ImageSize
@@ -124,11 +124,6 @@ def _deliver(report: ComparisonReport, *, as_json: bool) -> None:
         return
     from dinat_deploy.pipeline.comparing import comparison_table, reading
 
-    table = comparison_table(report)
-    heads = [
-        f"{head} >" if numeric else head
-        for head, numeric in zip(table.heads, table.numeric, strict=True)
-    ]
     height, width = report.image_size
     title = f"{height}x{width} pixels"
     if report.measured:
@@ -136,7 +131,7 @@ def _deliver(report: ComparisonReport, *, as_json: bool) -> None:
         title += (
             f" on {report.machine.get('GPU') or report.machine.get('processor', 'this machine')}"
         )
-    print_table(title, heads, table.rows)
+    print_records(title, comparison_table(report))
     for sentence in reading(report):
         click.echo(sentence)
     for warning in report.warnings:

@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from dinat_deploy.errors import DinatDeployError
+
+if TYPE_CHECKING:
+    from dinat_deploy.measurement.tables import Table
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -245,6 +248,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     # Not a terminal: wide enough for any row, so that piped tables are not cut.
     width = None if sys.stdout.isatty() else 200
     Console(width=width, highlight=False).print(table)
+
+
+def print_records(title: str, table: Table) -> None:
+    """A report's table on stdout."""
+    heads = [
+        f"{head} >" if numeric else head
+        for head, numeric in zip(table.heads, table.numeric, strict=True)
+    ]
+    print_table(title, heads, table.rows)
 
 
 def _literal(cell: str) -> str:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dinat_deploy.cli.console import json_option, print_json, print_table
+from dinat_deploy.cli.console import json_option, print_json, print_records, print_table
 from dinat_deploy.cli.types import ImageSize
 
 if TYPE_CHECKING:
-    from dinat_deploy.measurement.tables import Table
     from dinat_deploy.pipeline.estimating import Comparison, EstimateReport
 
 
@@ -77,7 +76,7 @@ def estimate(listing: bool, as_json: bool, plot: Path | None, **options: Any) ->
         if as_json:
             print_json([dict(zip(table.heads, row, strict=True)) for row in table.rows])
         else:
-            _print("", table)
+            print_records("", table)
         return
     report = estimate_models(plot=plot, **options)
     if as_json:
@@ -92,7 +91,7 @@ def _show(report: EstimateReport, every: bool, plot: Path | None) -> None:
     if every:
         first = report.estimates[0][1]
         title = f"Estimated ms of a pass, {first.precision}, batch {first.batch}"
-        _print(title, model_table(report.estimates))
+        print_records(title, model_table(report.estimates))
     else:
         for name, each in report.estimates:
             size, figures = f"{each.image_size[0]}x{each.image_size[1]}", each.device.figures
@@ -100,7 +99,7 @@ def _show(report: EstimateReport, every: bool, plot: Path | None) -> None:
                 f"{name} on {figures.name} ({each.device.name}), {each.precision}, batch "
                 f"{each.batch}, {size} pixels, {figures.bandwidth:g} GB/s"
             )
-            _print(title, stage_table(each))
+            print_records(title, stage_table(each))
             click.echo(
                 f"Estimate {each.whole.total:.3g} ms, floor {each.whole.floor:.3g} ms. "
                 f"Neighborhood attention: {each.attention_share:.1%} of the estimate, "
@@ -137,11 +136,3 @@ def _print_comparisons(found: list[Comparison]) -> None:
     for each in found:
         for note in each.notes:
             click.echo(f"Note: {each.name}: {note}")
-
-
-def _print(title: str, table: Table) -> None:
-    heads = [
-        f"{head} >" if numeric else head
-        for head, numeric in zip(table.heads, table.numeric, strict=True)
-    ]
-    print_table(title, heads, table.rows)

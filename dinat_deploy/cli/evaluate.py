@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dinat_deploy.cli.console import EXIT_FAILED, json_option, print_json, print_table, progress
+from dinat_deploy.cli.console import EXIT_FAILED, json_option, print_json, print_records, progress
 from dinat_deploy.cli.options import data_options
 
 if TYPE_CHECKING:
@@ -121,12 +121,7 @@ def _show(report: EvaluationReport) -> None:
     from dinat_deploy.pipeline.evaluation_report import table_of
 
     click.echo(f"{report.data}: {report.summary}")
-    table = table_of(report)
-    heads = [
-        f"{head} >" if numeric else head
-        for head, numeric in zip(table.heads, table.numeric, strict=True)
-    ]
-    print_table("", heads, table.rows)
+    print_records("", table_of(report))
     for note in report.notes:
         click.echo(f"Note: {note}")
     for artefact in report.artefacts:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# By which an artefact is judged, and what they are called.
+METRICS = {"top1": "top-1", "miou": "mIoU", "agreement": "agreement"}
+
 
 @dataclass(frozen=True)
 class Scores:

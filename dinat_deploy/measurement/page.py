@@ -10,8 +10,10 @@ import html
 import json
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 
 from dinat_deploy.errors import MissingDependencyError
+from dinat_deploy.files import check_places
 from dinat_deploy.measurement import tables
 from dinat_deploy.measurement.plots import Plot, colour, plots
 from dinat_deploy.measurement.records import BenchReport
@@ -74,6 +76,18 @@ def document(title: str, parts: Sequence[str], shown: Sequence[Plot], *, style: 
 </body>
 </html>
 """
+
+
+def check_page(path: Path | None) -> None:
+    """Find out before long work that its page could not be written; None is no page.
+
+    Raises:
+        OutputError: its place cannot be written to.
+        MissingDependencyError: plotly is not installed.
+    """
+    if path is not None:
+        check_places([path])
+        plotly_library()
 
 
 def plotly_library() -> str:

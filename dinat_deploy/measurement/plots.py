@@ -30,7 +30,7 @@ PALETTE = (
 )  # fmt: skip
 _HIGHLIGHT, _PLAIN = "#e0812b", "#8fa3b8"
 _REMAINDER = "rgba(143, 163, 184, 0.45)"
-_KINDS = ("#2f6ea8", "#74a7d6", "#2f9e77", "#8ecfb4", "#7d6bd0", "#b9aef0", "#5f7486")
+KIND_COLOURS = ("#2f6ea8", "#74a7d6", "#2f9e77", "#8ecfb4", "#7d6bd0", "#b9aef0", "#5f7486")
 _ECDF_POINTS, _TIME_POINTS, _TOP_LAYERS = 400, 1500, 15
 _NAME_LENGTH, _SHORT_LENGTH = 42, 16
 _BAR, _FRAME = 34, 90  # pixels
@@ -252,37 +252,68 @@ def _floors(results: Sequence[ArtefactResult], streams: int) -> Plot:
     )
 
 
+@dataclass(frozen=True)
+class KindTimes:
+    """What the layers of a type take, or of all types beyond those that have a colour.
+
+    Attributes:
+        number: of its colour, from 0; None of attention and of the rest.
+        milliseconds, shares: of each result; the shares are of the time of all layers (0 to 1).
+    """
+
+    name: str
+    number: int | None
+    milliseconds: list[float]
+    shares: list[float]
+
+
+def times_of_kinds(results: Sequence[ArtefactResult]) -> list[KindTimes]:
+    """Attention first, then the types that take most, then the rest as one."""
+    listed = time_by_kind(results)
+    others = [kind for kind in listed if kind != ATTENTION]
+    groups: list[tuple[str, int | None, list[str]]] = []
+    if ATTENTION in listed:
+        groups.append((ATTENTION, None, [ATTENTION]))
+    groups += [(kind, i, [kind]) for i, kind in enumerate(others[: len(KIND_COLOURS)])]
+    rest = others[len(KIND_COLOURS) :]
+    if rest:
+        groups.append((f"{len(rest)} other types", None, rest))
+    totals = [sum(layer.milliseconds for layer in r.layers) for r in results]
+    found = []
+    for name, number, kinds in groups:
+        times = [sum(listed[kind][i] for kind in kinds) for i in range(len(results))]
+        shares = [time / total if total else 0.0 for time, total in zip(times, totals, strict=True)]
+        found.append(KindTimes(name, number, times, shares))
+    return found
+
+
+def _shade(kind: KindTimes) -> str:
+    if kind.number is not None:
+        return KIND_COLOURS[kind.number]
+    return _HIGHLIGHT if kind.name == ATTENTION else _REMAINDER
+
+
 def _kinds(results: Sequence[ArtefactResult]) -> Plot:
     known = [r for r in results if r.layers]
     rows = list(range(len(known)))
-    listed = time_by_kind(known)
-    named = [kind for kind in listed if kind != ATTENTION][: len(_KINDS)]
-    groups = [([kind], kind, _KINDS[i]) for i, kind in enumerate(named)]
-    if ATTENTION in listed:
-        groups.insert(0, ([ATTENTION], ATTENTION, _HIGHLIGHT))
-    rest = [kind for kind in listed if kind != ATTENTION][len(_KINDS) :]
-    if rest:
-        groups.append((rest, f"{len(rest)} other types", _REMAINDER))
-    totals = [sum(layer.milliseconds for layer in r.layers) for r in known]
+    groups = times_of_kinds(known)
     traces: list[Trace] = []
-    for kinds, name, shade in groups:
-        times = [sum(listed[kind][i] for kind in kinds) for i in rows]
-        shares = [time / total if total else 0.0 for time, total in zip(times, totals, strict=True)]
+    for kind in groups:
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": label(name),
-                "x": [round(time, 6) for time in times],
+                "name": label(kind.name),
+                "x": [round(time, 6) for time in kind.milliseconds],
                 "y": rows,
-                "marker": {"color": shade},
-                "text": [f"{share:.0%}" if share >= 0.04 else "" for share in shares],
+                "marker": {"color": _shade(kind)},
+                "text": [f"{share:.0%}" if share >= 0.04 else "" for share in kind.shares],
                 "textposition": "inside",
                 "insidetextanchor": "middle",
                 "textangle": 0,
                 "hovertext": [
-                    f"{label(name)}: {significant(time)} ms, {share:.1%}"
-                    for time, share in zip(times, shares, strict=True)
+                    f"{label(kind.name)}: {significant(time)} ms, {share:.1%}"
+                    for time, share in zip(kind.milliseconds, kind.shares, strict=True)
                 ],
                 "hoverinfo": "text",
             }

@@ -361,3 +361,8 @@ def _has_attention(result: ArtefactResult) -> bool:
 
 def _shapes(result: ArtefactResult) -> str:
     return ", ".join(f"{name} {'x'.join(map(str, s))}" for name, s in result.shapes.items())
+
+
+def counted(number: int, what: str) -> str:
+    """``1 bundle``, ``2 bundles``"""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -32,8 +32,8 @@ from dinat_deploy.choosing.ablation_task import (
 )
 from dinat_deploy.choosing.published_ablation import PUBLISHED_ABLATIONS, SOURCE
 from dinat_deploy.errors import ConfigError, OutputError
+from dinat_deploy.measurement.page import check_page
 from dinat_deploy.models.zoo import format_dilations
-from dinat_deploy.pipeline.bench_reports import ReportFiles
 from dinat_deploy.progress import Progress, Silent
 
 __all__ = [
@@ -156,7 +156,7 @@ def ablate(
     progress = progress or Silent()
     orders, kernel_sizes = list(dict.fromkeys(orders)), sorted(set(kernel_sizes))
     _check(orders, kernel_sizes, seeds, epochs, limit)
-    ReportFiles(html=plot).check()
+    check_page(plot)
     if plot is not None and plot.absolute() == output.absolute():
         raise OutputError(f"{output} would be both the page and the trainings.", "Name another.")
     with progress.stage("Reading the digits"):

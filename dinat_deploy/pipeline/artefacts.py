@@ -102,7 +102,7 @@ def _open_onnx(
     notes: list[str] = []
     if bundle is not None:
         with progress.stage("Checking the bundle"):
-            notes = _check_file(bundle, found.path)
+            notes = check_listed(bundle, found.path)
     checked = bundle is not None and not notes
     with progress.stage("Loading the ONNX file"):
         file = read_onnx(found.path)
@@ -134,7 +134,7 @@ def _open_onnx(
     )
 
 
-def _check_file(bundle: Bundle, path: Path) -> list[str]:
+def check_listed(bundle: Bundle, path: Path) -> list[str]:
     """Compare an ONNX file with what its bundle says of it; notes if it says nothing."""
     listed = {MODEL, *bundle.variants}
     if path.absolute().parent == bundle.path.absolute() and path.name in listed:

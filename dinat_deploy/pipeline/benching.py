@@ -72,7 +72,7 @@ def bench(
         BenchInterrupted: interrupted after at least one round of all artefacts.
     """
     progress = progress or Silent()
-    options = _options(protocol)
+    options = options_of(protocol)
     # A string is a sequence of strings too, and its letters are not what was meant.
     named = [artefacts] if isinstance(artefacts, str | Path) else artefacts
     names = [str(artefact) for artefact in named]
@@ -258,7 +258,8 @@ class _Handle:
         self._close()
 
 
-def _options(protocol: Mapping[str, Any]) -> BenchOptions:
+def options_of(protocol: Mapping[str, Any]) -> BenchOptions:
+    """The options of a measurement; raises ConfigError if they are not valid."""
     try:
         return BenchOptions.model_validate(dict(protocol))
     except ValidationError as error:

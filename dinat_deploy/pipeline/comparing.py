@@ -9,8 +9,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from dinat_deploy.choosing.comparison import (
     SIZES,
     ComparedModel,
@@ -25,11 +23,10 @@ from dinat_deploy.errors import ConfigError
 from dinat_deploy.files import scratch_directory, write_whole
 from dinat_deploy.measurement import environment
 from dinat_deploy.measurement.measuring import Measured, MeasuringInterrupted, measure
-from dinat_deploy.measurement.records import BenchOptions
+from dinat_deploy.measurement.page import check_page
 from dinat_deploy.measurement.results import results
-from dinat_deploy.models.config import describe
 from dinat_deploy.pipeline.artefact import RUNTIMES, RuntimeName
-from dinat_deploy.pipeline.bench_reports import ReportFiles
+from dinat_deploy.pipeline.benching import options_of
 from dinat_deploy.progress import Progress, Silent
 from dinat_deploy.session.base import RunOptions
 
@@ -99,7 +96,8 @@ def compare(
     progress = progress or Silent()
     names = _names(models, sizes)
     base = _base(base, names)
-    options = _options(protocol)
+    # What is shown is the median and the ratio: no runs for the sake of a 99th percentile.
+    options = options_of({"percentiles": [], **protocol})
     if runtime not in COMPARED_RUNTIMES:
         raise ConfigError(
             f"{runtime!r} is no runtime that models are compared in.",
@@ -112,7 +110,7 @@ def compare(
             "compared.",
             "Take at least one image, of at least 32x32 pixels.",
         )
-    ReportFiles(html=plot).check()
+    check_page(plot)
     if any(name.startswith(_RIVAL_FAMILIES) for name in names):
         from dinat_deploy.choosing.rivals import require_transformers
 
@@ -165,14 +163,6 @@ def _base(base: str | None, names: Sequence[str]) -> str:
     return chosen
 
 
-def _options(protocol: dict[str, Any]) -> BenchOptions:
-    try:
-        # What is shown is the median and the ratio: no runs for the sake of a 99th percentile.
-        return BenchOptions.model_validate({"percentiles": [], **protocol})
-    except ValidationError as error:
-        raise ConfigError(describe(error, "The options of the measurement are not valid")) from None
-
-
 def _measured(
     report: ComparisonReport, names: Sequence[str], threads: int, progress: Progress
 ) -> ComparisonReport:
@@ -182,9 +172,6 @@ def _measured(
     # The first that is measured is what ratios are of.
     order = [report.base, *(name for name in names if name != report.base)]
     with ExitStack() as held:
-        # Not the scratch directory itself: its lock would keep exports waiting for their turn.
-        folder = held.enter_context(scratch_directory()) / "models"
-        folder.mkdir()
         setting = Setting(
             runtime=report.runtime,  # type: ignore[arg-type]
             image_size=report.image_size,
@@ -192,7 +179,7 @@ def _measured(
             threads=threads,
             seed=report.options.seed,
             run=RunOptions(spin_wait=report.options.spin_wait),
-            folder=folder,
+            folder=held.enter_context(scratch_directory()),
             held=held,
         )
         entries: dict[str, Ready] = {}

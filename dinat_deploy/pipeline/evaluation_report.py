@@ -14,9 +14,9 @@ from dinat_deploy.errors import OutputError
 from dinat_deploy.evaluation.comparison import Loss
 from dinat_deploy.evaluation.records import Scores
 from dinat_deploy.files import write_whole
+from dinat_deploy.measurement.tables import Table
 
 FORMAT_VERSION = 1
-METRICS = {"top1": "top-1", "miou": "mIoU", "agreement": "agreement"}
 Level = Literal[0, 1, 2]
 
 
@@ -155,15 +155,6 @@ class EvaluationReport:
             f"{self.images} {kind} images{skipped}, in batches of {self.batch} by {self.spread}; "
             f"{self.reference.name} is the reference."
         )
-
-
-@dataclass(frozen=True)
-class Table:
-    """Texts of a table; ``numeric`` says of each column whether it is to be aligned right."""
-
-    heads: list[str]
-    numeric: list[bool]
-    rows: list[list[str]]
 
 
 def table_of(report: EvaluationReport) -> Table:

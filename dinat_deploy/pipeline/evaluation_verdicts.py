@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dinat_deploy.evaluation.comparison import Loss
+from dinat_deploy.evaluation.records import METRICS
 from dinat_deploy.pipeline.evaluation_report import (
-    METRICS,
     ArtefactReport,
     Speed,
     percent,

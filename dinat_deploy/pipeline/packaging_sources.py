@@ -14,6 +14,7 @@ from dinat_deploy.engine.manifest import Engine
 from dinat_deploy.engine.onnx_file import OnnxFile, read_onnx
 from dinat_deploy.errors import ConfigError, EngineError, NativeError
 from dinat_deploy.native import find_library, library_info
+from dinat_deploy.pipeline.artefacts import check_listed
 from dinat_deploy.pipeline.locating import Located, locate
 from dinat_deploy.serving.network import Network
 from dinat_deploy.serving.problems import PackageError
@@ -143,21 +144,10 @@ def _network(text: str, one: Located, name: str, target: Target) -> Network:
         _check(one.engine, library, target)
         return Network(name, engine=one.engine, bundle=one.bundle, library=library, notes=notes)
     if one.bundle is not None:
-        _check_listed(one, notes)
+        notes += check_listed(one.bundle, one.path)
     onnx = read_onnx(one.path)
     library = _operators(onnx, target, notes)
     return Network(name, onnx=onnx, bundle=one.bundle, library=library, notes=notes)
-
-
-def _check_listed(one: Located, notes: list[str]) -> None:
-    """Compare an ONNX file with what its bundle says of it."""
-    bundle = one.bundle
-    assert bundle is not None
-    beside = one.path.absolute().parent == bundle.path.absolute()
-    if beside and one.path.name in {MODEL, *bundle.variants}:
-        bundle.check_model(one.path.name)
-    else:
-        notes.append(f"{bundle.path} says nothing of {one.path}: it could not be checked.")
 
 
 def _plugin(engine: Engine, target: Target) -> Path | None:

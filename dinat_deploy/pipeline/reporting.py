@@ -13,6 +13,7 @@ from dinat_deploy.bundle import Bundle, open_bundle
 from dinat_deploy.errors import ConfigError, MissingDependencyError
 from dinat_deploy.files import check_places, write_whole
 from dinat_deploy.measurement import environment
+from dinat_deploy.measurement.page import check_page
 from dinat_deploy.pipeline.reporting_collecting import bundle_record, unreadable_engines
 from dinat_deploy.pipeline.reporting_matching import Owned
 from dinat_deploy.pipeline.reporting_measuring import MeasureOptions, complete
@@ -41,15 +42,12 @@ class ReportFiles:
             MissingDependencyError: the page needs plotly, which is not installed.
         """
         check_places([path for path in (self.html, self.markdown) if path is not None])
-        if self.html is not None:
-            from dinat_deploy.measurement.page import plotly_library
-
-            try:
-                plotly_library()
-            except MissingDependencyError as error:
-                raise MissingDependencyError(
-                    error.cause, f"{error.cure}, or use --markdown or --json, which need none."
-                ) from None
+        try:
+            check_page(self.html)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(
+                error.cause, f"{error.cure}, or use --markdown or --json, which need none."
+            ) from None
 
     def write(self, data: ReportData) -> list[Path]:
         """Write the report; each file appears whole or not at all.

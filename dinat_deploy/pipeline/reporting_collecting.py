@@ -25,7 +25,7 @@ from dinat_deploy.engine.manifest import Engine, open_engine
 from dinat_deploy.errors import BundleError, ConfigError, DinatDeployError, EngineError
 from dinat_deploy.measurement.records import ArtefactResult, BenchReport
 from dinat_deploy.measurement.statistics import paired_ratio
-from dinat_deploy.measurement.tables import described
+from dinat_deploy.measurement.tables import counted, described
 from dinat_deploy.models.complexity import cost
 from dinat_deploy.models.config import ModelConfig
 from dinat_deploy.models.decoders import UPerNet
@@ -43,7 +43,6 @@ from dinat_deploy.reporting.records import (
     Session,
     Speed,
 )
-from dinat_deploy.reporting.verdicts import counted
 
 _ENCODER = ("architecture", "embed_dim", "depths", "num_heads", "kernel_size", "mlp_ratio")
 

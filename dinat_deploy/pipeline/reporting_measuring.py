@@ -119,7 +119,9 @@ def _compare_layers(
             try:
                 _add_layers(artefact, options)
             except DinatDeployError as error:
-                artefact.missing.append(_missing("layers", error, _verify_command(artefact)))
+                artefact.missing.append(
+                    _missing("layers", error, _verify_command(_quoted(artefact.path)))
+                )
 
 
 def _add_layers(artefact: ArtefactRecord, options: MeasureOptions) -> None:
@@ -236,7 +238,7 @@ def _say_what_is_missing(
     elif not any(run.result.power for run in artefact.runs) and options.power == "off":
         add("power", "It is measured only if asked for.", f"dinat-deploy bench {here} --power")
     if artefact.layers is None:
-        add("layers", why, f"dinat-deploy verify {here} --layers --json > FILE.json")
+        add("layers", why, _verify_command(here))
     if not artefact.accuracy and not owner.record.scored:
         add("accuracy", f"No command scores {owner.record.task}.", None)
     elif not artefact.accuracy:
@@ -257,8 +259,8 @@ def _reason(error: DinatDeployError) -> str:
     return f"{error.cause} {error.cure}".strip()
 
 
-def _verify_command(artefact: ArtefactRecord) -> str:
-    return f"dinat-deploy verify {_quoted(artefact.path)} --layers --json > FILE.json"
+def _verify_command(named: str) -> str:
+    return f"dinat-deploy verify {named} --layers --json > FILE.json"
 
 
 def _quoted(path: str) -> str:

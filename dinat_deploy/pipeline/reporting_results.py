@@ -16,11 +16,12 @@ from dinat_deploy.bundle import CALIBRATION, Bundle
 from dinat_deploy.bundle import MANIFEST as BUNDLE_MANIFEST
 from dinat_deploy.engine.manifest import MANIFEST as ENGINE_MANIFEST
 from dinat_deploy.errors import ConfigError
+from dinat_deploy.evaluation.records import METRICS
 from dinat_deploy.measurement.records import BenchReport
 from dinat_deploy.models.config import describe
 from dinat_deploy.pipeline.deploy_record import RECORD
 from dinat_deploy.pipeline.deploy_steps import BENCH, VERIFICATION
-from dinat_deploy.pipeline.evaluation_report import METRICS, EvaluationReport
+from dinat_deploy.pipeline.evaluation_report import EvaluationReport
 from dinat_deploy.pipeline.sensitivity_report import SensitivityReport
 
 _FORMAT_VERSION = 1

@@ -13,6 +13,7 @@ from dinat_deploy.calibration.patterns import exactly
 from dinat_deploy.calibration.sensitivity import Grouping
 from dinat_deploy.errors import MissingDependencyError
 from dinat_deploy.files import whole_directory
+from dinat_deploy.measurement.tables import counted
 
 REPORT = "sensitivity.json"
 MARKDOWN = "sensitivity.md"
@@ -141,7 +142,7 @@ class SensitivityReport(_Record):
         """The result of the search in a sentence or two; without a search, of all units."""
         if self.search is None:
             return (
-                f"{_count(sum(len(unit.sites) for unit in self.units), 'node')} in "
+                f"{counted(sum(len(unit.sites) for unit in self.units), 'node')} in "
                 f"{self.precision}: "
                 f"{described(self.together, self.metric)}."
             )
@@ -158,8 +159,8 @@ class SensitivityReport(_Record):
                 f"{described(first, self.metric)} with everything."
             )
         return (
-            f"{len(found.excluded)} of {_count(len(self.units), 'unit')} must be left out "
-            f"({_count(len(found.sites), 'node')}): {described(first, self.metric)} with "
+            f"{len(found.excluded)} of {counted(len(self.units), 'unit')} must be left out "
+            f"({counted(len(found.sites), 'node')}): {described(first, self.metric)} with "
             f"everything, {described(found.effect, self.metric)} without them, on {found.images} "
             f"images; the budget is {self.budget}. {self.precision} keeps {found.share:.1%} of the "
             "multiply-accumulates."
@@ -175,10 +176,6 @@ class SensitivityReport(_Record):
         if self.search.min_sqnr is not None:
             parts.append(f"{self.search.min_sqnr:g} dB")
         return " and ".join(parts)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def decibels(value: float | None) -> str:

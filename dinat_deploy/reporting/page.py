@@ -10,13 +10,14 @@ import html
 from collections.abc import Sequence
 from importlib import resources
 
+from dinat_deploy.evaluation.records import METRICS
 from dinat_deploy.measurement.page import document, figure, section, table
 from dinat_deploy.measurement.plots import Plot
 from dinat_deploy.measurement.tables import Table, significant
 from dinat_deploy.reporting import cells, tables
 from dinat_deploy.reporting.plots import plots
 from dinat_deploy.reporting.records import BundleRecord, ReportData, Session
-from dinat_deploy.reporting.verdicts import METRICS, megabytes, per_image, percent, primary, summary
+from dinat_deploy.reporting.verdicts import megabytes, per_image, percent, primary, summary
 
 
 def to_html(data: ReportData) -> str:

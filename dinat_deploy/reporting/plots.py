@@ -9,8 +9,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from dinat_deploy.measurement.plots import Plot, Trace, bars, label
-from dinat_deploy.measurement.tables import ATTENTION, significant, time_by_kind
+from dinat_deploy.measurement.plots import (
+    KIND_COLOURS,
+    KindTimes,
+    Plot,
+    Trace,
+    bars,
+    label,
+    times_of_kinds,
+)
+from dinat_deploy.measurement.tables import ATTENTION, significant
 from dinat_deploy.reporting.records import ArtefactRecord, ReportData, Run, Sensitivity
 from dinat_deploy.reporting.roofline import roofline
 from dinat_deploy.reporting.style import (
@@ -24,7 +32,6 @@ from dinat_deploy.reporting.tables import millijoules
 from dinat_deploy.reporting.verdicts import fastest, megabytes, per_image, points, primary
 
 _PATTERNS = ("", "\\", "x", "-", ".", "|", "+")
-_KINDS = ("#2f6ea8", "#74a7d6", "#2f9e77", "#8ecfb4", "#7d6bd0", "#b9aef0", "#5f7486")
 _HIGHLIGHT, _PLAIN = "#e0812b", "#3b82c4"
 _REMAINDER = "#8fa3b8"
 _LEGEND_ROW = 24  # pixels
@@ -256,34 +263,32 @@ def _plain_bars(
     return Plot(key, title, caption, [trace], layout)
 
 
+def _look(kind: KindTimes) -> tuple[str, str]:
+    """Colour and pattern."""
+    if kind.number is not None:
+        return KIND_COLOURS[kind.number], _PATTERNS[kind.number]
+    return (_HIGHLIGHT, "/") if kind.name == ATTENTION else (_REMAINDER, "x")
+
+
 def _kinds(runs: Sequence[Run]) -> list[Plot]:
     if not runs:
         return []
-    results = [run.result for run in runs]
     rows = list(range(len(runs)))
-    listed = time_by_kind(results)
-    others = [kind for kind in listed if kind != ATTENTION]
-    named, rest = others[: len(_KINDS)], others[len(_KINDS) :]
-    groups = [([ATTENTION], ATTENTION, _HIGHLIGHT, "/")] if ATTENTION in listed else []
-    groups += [([kind], kind, _KINDS[i], _PATTERNS[i]) for i, kind in enumerate(named)]
-    if rest:
-        groups.append((rest, f"{len(rest)} other types", _REMAINDER, "x"))
-    totals = [sum(layer.milliseconds for layer in r.layers) for r in results]
+    groups = times_of_kinds([run.result for run in runs])
     traces: list[Trace] = []
-    for kinds, name, shade, pattern in groups:
-        times = [sum(listed[kind][i] for kind in kinds) for i in rows]
-        shares = [time / total if total else 0.0 for time, total in zip(times, totals, strict=True)]
+    for kind in groups:
+        shade, pattern = _look(kind)
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": label(name),
-                "x": [rounded(100 * share) for share in shares],
+                "name": label(kind.name),
+                "x": [rounded(100 * share) for share in kind.shares],
                 "y": rows,
                 "marker": {"color": shade, "pattern": pattern_of(pattern)},
                 "hovertext": [
-                    f"{label(name)}: {significant(time)} ms, {share:.1%}"
-                    for time, share in zip(times, shares, strict=True)
+                    f"{label(kind.name)}: {significant(time)} ms, {share:.1%}"
+                    for time, share in zip(kind.milliseconds, kind.shares, strict=True)
                 ],
                 "hoverinfo": "text",
             }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from dinat_deploy.evaluation.records import METRICS
 from dinat_deploy.measurement.tables import Table, significant
 from dinat_deploy.reporting.records import BundleRecord, ReportData, Run
 from dinat_deploy.reporting.verdicts import (
-    METRICS,
     fastest,
     judge,
     megabytes,

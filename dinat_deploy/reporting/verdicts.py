@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dinat_deploy.measurement.tables import significant
+from dinat_deploy.evaluation.records import METRICS
+from dinat_deploy.measurement.tables import counted, significant
 from dinat_deploy.reporting.records import (
     Accuracy,
     ArtefactRecord,
@@ -33,7 +34,6 @@ MEANINGS: dict[Kind, str] = {
     "plain": "neither",
     "unknown": "not known",
 }
-METRICS = {"top1": "top-1", "miou": "mIoU", "agreement": "agreement"}
 
 # Sizes, and speeds of which only few rounds are known, that differ by less are called equal.
 _SAME = 0.05
@@ -252,8 +252,3 @@ def _size(artefact: ArtefactRecord, bundle: BundleRecord) -> Verdict:
     if ratio > 1:
         return Verdict("better", f"{megabytes(own)}, {ratio:.1f} x smaller")
     return Verdict("worse", f"{megabytes(own)}, {1 / ratio:.1f} x larger")
-
-
-def counted(number: int, what: str) -> str:
-    """``1 bundle``, ``2 bundles``"""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -213,11 +213,6 @@ def check_cpp_package(place: Path) -> Iterator[Problem]:
             f"and {BUNDLE_MANIFEST} of a model with other ones.",
             "Package again.",
         )
-    classes = manifest.config.num_classes
-    if manifest.labels is not None and len(manifest.labels) != classes:
-        yield Problem(
-            ENGINE, f"{BUNDLE_MANIFEST} names {len(manifest.labels)} of {classes} classes."
-        )
     program = place / PROGRAM
     if program.exists() and not os.access(program, os.X_OK):
         yield Problem(PROGRAM, "It may not be executed.", f"chmod +x {program}")
